@@ -1,0 +1,1 @@
+"""The ``qprobe`` command: :mod:`qprobe.cli.main` and one module per subcommand."""

@@ -1,0 +1,1 @@
+"""``qprobe list``: what there is to choose from."""

@@ -1,0 +1,25 @@
+"""``qprobe version``: what is installed and which kernels are in use."""
+
+import platform
+from importlib.metadata import version as installed
+
+import typer
+
+from qprobe import __version__
+
+
+def version() -> None:
+    """Show the versions that matter and which kernels are in use."""
+    import torch
+
+    from qprobe import native
+
+    rows = {
+        "qprobe": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__}, {_device(torch)}",
+        "numpy": installed("numpy"),
+        "kernels": native.describe(),
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:8} {value}")

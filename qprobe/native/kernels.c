@@ -1,0 +1,1 @@
+int qprobe_abi(void) { return 1; }

@@ -1,0 +1,1 @@
+"""What a recipe does to a tensor: formats, rounding, block scales, rotations, recipes, layers."""
