@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away (`qprobe list recipes | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the outermost frame: reported, exit code 3)
         return _defect(error)
     return result if isinstance(result, int) else 0
 

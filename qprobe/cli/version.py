@@ -2,10 +2,14 @@
 
 import platform
 from importlib.metadata import version as installed
+from typing import TYPE_CHECKING
 
 import typer
 
 from qprobe import __version__
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def version() -> None:
@@ -23,3 +27,9 @@ def version() -> None:
     }
     for name, value in rows.items():
         typer.echo(f"{name:8} {value}")
+
+
+def _device(torch: "ModuleType") -> str:
+    if not torch.cuda.is_available():
+        return "no GPU"
+    return f"CUDA {torch.version.cuda} on {torch.cuda.get_device_name()}"

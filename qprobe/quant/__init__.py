@@ -1,1 +1,45 @@
 """What a recipe does to a tensor: formats, rounding, block scales, rotations, recipes, layers."""
+
+from qprobe.quant.attention import ScaledDotProduct
+from qprobe.quant.catalogue import recipe, recipes
+from qprobe.quant.convert import Conversion, LeftAlone, convert, override
+from qprobe.quant.formats import INT3, INT4, INT8, MXFP4, NVFP4, BlockFormat, Format, IntFormat
+from qprobe.quant.hadamard import rotate
+from qprobe.quant.products import Quantizer, Role
+from qprobe.quant.quantize import Operand, Quantized, fake_quantize, quantize
+from qprobe.quant.recipe import REUSE_FPROP, Gemm, QuantRecipe, Source
+from qprobe.quant.rounding import Rounding
+from qprobe.quant.spec import Granularity, QuantSpec, Tile
+
+__all__ = [
+    "INT3",
+    "INT4",
+    "INT8",
+    "MXFP4",
+    "NVFP4",
+    "REUSE_FPROP",
+    "BlockFormat",
+    "Conversion",
+    "Format",
+    "Gemm",
+    "Granularity",
+    "IntFormat",
+    "LeftAlone",
+    "Operand",
+    "QuantRecipe",
+    "QuantSpec",
+    "Quantized",
+    "Quantizer",
+    "Role",
+    "Rounding",
+    "ScaledDotProduct",
+    "Source",
+    "Tile",
+    "convert",
+    "fake_quantize",
+    "override",
+    "quantize",
+    "recipe",
+    "recipes",
+    "rotate",
+]

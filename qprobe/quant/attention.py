@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qprobe.quant.quantize import Operand, straight_through
+from qprobe.quant.recipe import Gemm, QuantRecipe
+from qprobe.quant.spec import QuantSpec
+
 
 class ScaledDotProduct(nn.Module):
     """``softmax(q·kᵀ·scale + bias)·v`` over the last two axes, as a module of its own.
@@ -20,7 +24,43 @@ class ScaledDotProduct(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend."""
         dropout = self.dropout if self.training else 0.0
-        out: torch.Tensor = F.scaled_dot_product_attention(
+        out: Tensor = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale
         )
         return out
+
+
+class QuantizedScaledDotProduct(ScaledDotProduct):
+    """The same with quantized products, computed in float32.
+
+    q and k are quantized along the head's channels, probabilities and v along the keys: the axes
+    that ``q·kᵀ`` and ``p·v`` sum over. Gradients pass straight through the quantizers.
+    """
+
+    recipe: QuantRecipe
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attend."""
+        gemm = self.recipe.attention or Gemm()
+        scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        with torch.autocast(q.device.type, enabled=False):
+            q32, k32, v32 = q.float(), k.float(), v.float()
+            logits = self._take(q32, gemm.a, -1, gemm) @ self._take(k32, gemm.b, -1, gemm).mT
+            logits = logits * scale
+            if bias is not None and bias.dtype is torch.bool:
+                logits = logits.masked_fill(~bias, -torch.inf)
+            elif bias is not None:
+                logits = logits + bias
+            p = F.dropout(logits.softmax(-1), self.dropout, self.training)
+            out = self._take(p, gemm.a, -1, gemm) @ self._take(v32, gemm.b, -2, gemm)
+            return out.to(q.dtype)
+
+    def extra_repr(self) -> str:
+        """The recipe's name."""
+        return f"recipe={self.recipe.name}"
+
+    @staticmethod
+    def _take(x: Tensor, how: object, axis: int, gemm: Gemm) -> Tensor:
+        if not isinstance(how, QuantSpec):
+            return x
+        return straight_through(x, Operand(axes=axis, spec=how, hadamard=gemm.hadamard))

@@ -1,0 +1,261 @@
+"""The three products of a layer under a recipe: which operand is quantized along which axes.
+
+A convolution is an implicit matrix product, so each operand is quantized along the axis its product
+sums over: fprop's along input channels at each position (weights: at each tap), dgrad's along
+output channels, wgrad's along the flattened batch-and-position axis. An operand is quantized where
+it lies, once an element, before any unfolding; for 1×1 convolutions and linear layers that is the
+matrix product to the letter. A transposed convolution is the mirror image. Channels of a group
+share blocks only with their own group.
+
+Quantized operands are multiplied in float32 and the product takes the activations' dtype, so what
+the hardware does with bfloat16 (exact products, float32 sums, one rounding) is what happens here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qprobe.quant.formats import IntFormat
+from qprobe.quant.quantize import Operand, quantize_operand
+from qprobe.quant.recipe import Gemm, How, QuantRecipe, Source
+from qprobe.quant.spec import Granularity, QuantSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Which operand of which product: what a quantizer is told about the tensor it gets."""
+
+    gemm: str
+    operand: str
+
+
+class Quantizer(Protocol):
+    """Turns a tensor into what a product sees of it; faults are planted by replacing it."""
+
+    def __call__(
+        self, x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None
+    ) -> Tensor:
+        """Values of ``x``, same shape, float32 or float64."""
+
+
+def faithful(x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None) -> Tensor:
+    """The quantizer that does what the recipe says."""
+    del role
+    return quantize_operand(x, operand, generator, _wide(x.dtype))
+
+
+class Kernel(Protocol):
+    """The three products of a layer, and which axes of which view each of them sums over."""
+
+    #: The view of weights, activations and gradients that the axes refer to.
+    weight_shape: tuple[int, ...]
+    pointwise: bool
+    depthwise: bool
+    linear: bool
+
+    def activations(self, x: Tensor) -> Tensor:
+        """The view of x or dy that the axes refer to."""
+
+    def axes(self, role: Role) -> tuple[int, ...]:
+        """The axes that a product sums over, in that operand's view."""
+
+    def channel_axes(self, operand: str) -> tuple[int, ...]:
+        """The axes of an operand's view that make up its channels (w: its output channels)."""
+
+    def fprop(self, x: Tensor, w: Tensor) -> Tensor:
+        """``x·wᵀ``."""
+
+    def dgrad(self, dy: Tensor, w: Tensor, x: Tensor) -> Tensor:
+        """``dy·w``, in the shape of ``x``."""
+
+    def wgrad(self, dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        """``dyᵀ·x``, in the shape of ``w``."""
+
+
+class LinearKernel:
+    """Products of ``[tokens, in]`` with ``[out, in]``."""
+
+    pointwise = False
+    depthwise = False
+    linear = True
+    _AXES: ClassVar = {
+        ("fprop", "x"): (1,),
+        ("fprop", "w"): (1,),
+        ("dgrad", "dy"): (1,),
+        ("dgrad", "w"): (0,),
+        ("wgrad", "dy"): (0,),
+        ("wgrad", "x"): (0,),
+    }
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight_shape = tuple(weight.shape)
+
+    def activations(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1])
+
+    def axes(self, role: Role) -> tuple[int, ...]:
+        return self._AXES[role.gemm, role.operand]
+
+    def channel_axes(self, operand: str) -> tuple[int, ...]:
+        return (0,) if operand == "w" else (1,)
+
+    def fprop(self, x: Tensor, w: Tensor) -> Tensor:
+        return F.linear(x, w)
+
+    def dgrad(self, dy: Tensor, w: Tensor, x: Tensor) -> Tensor:
+        return (dy @ w).reshape(x.shape)
+
+    def wgrad(self, dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+
+
+class ConvKernel:
+    """Products of ``[batch, in, *space]`` with ``[out, in/groups, *taps]``, or the transposed pair.
+
+    Views: activations ``[batch, groups, channels, *space]``, weights ``[groups, out, in, *taps]``
+    (transposed: ``[groups, in, out, *taps]``, as the parameter has it).
+    """
+
+    linear = False
+
+    def __init__(self, weight: Tensor, groups: int, arguments: tuple[Any, ...]) -> None:
+        self._arguments = arguments
+        self._transposed = bool(arguments[3])
+        self._groups = groups
+        self._space = weight.dim() - 2
+        self.weight_shape = (groups, weight.shape[0] // groups, *weight.shape[1:])
+        self.pointwise = all(taps == 1 for taps in weight.shape[2:])
+        self.depthwise = groups > 1 and (self.weight_shape[1 if self._transposed else 2] == 1)
+
+    def activations(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], self._groups, -1, *x.shape[2:])
+
+    def axes(self, role: Role) -> tuple[int, ...]:
+        if role.gemm == "wgrad":
+            return (0, *range(3, 3 + self._space))
+        if role.operand != "w":
+            return (2,)
+        return (1,) if (role.gemm == "fprop") == self._transposed else (2,)
+
+    def channel_axes(self, operand: str) -> tuple[int, ...]:
+        if operand != "w":
+            return (1, 2)
+        return (0, 2) if self._transposed else (0, 1)
+
+    def fprop(self, x: Tensor, w: Tensor) -> Tensor:
+        return cast("Tensor", torch.ops.aten.convolution(x, w, None, *self._arguments))
+
+    def dgrad(self, dy: Tensor, w: Tensor, x: Tensor) -> Tensor:
+        return self._backward(dy, torch.empty_like(x, dtype=dy.dtype), w, [True, False, False])[0]
+
+    def wgrad(self, dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return self._backward(dy, x, torch.empty_like(w, dtype=dy.dtype), [False, True, False])[1]
+
+    def _backward(self, dy: Tensor, x: Tensor, w: Tensor, mask: list[bool]) -> Sequence[Tensor]:
+        return cast(
+            "Sequence[Tensor]",
+            torch.ops.aten.convolution_backward(dy, x, w, None, *self._arguments, mask),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setup:
+    """What a layer does to its operands, and with what."""
+
+    recipe: QuantRecipe
+    quantizer: Quantizer = faithful
+    generator: torch.Generator | None = None
+
+
+class _Products(torch.autograd.Function):
+    """y = x·wᵀ forward; dx and dw backward; each operand as the recipe says."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+        recipe = setup.recipe
+        x_fprop = _take(x, recipe.fprop.a, Role("fprop", "x"), kernel, setup)
+        w_fprop = _take(w, recipe.fprop.b, Role("fprop", "w"), kernel, setup)
+        ctx.kernel, ctx.setup = kernel, setup
+        ctx.save_for_backward(
+            x_fprop if recipe.wgrad.b is Source.REUSE_FPROP else x,
+            w_fprop if recipe.dgrad.b is Source.REUSE_FPROP else w,
+        )
+        ctx.dtypes = x.dtype, w.dtype
+        return kernel.fprop(*_common(x_fprop, w_fprop)).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        kernel, setup = ctx.kernel, ctx.setup
+        x, w = ctx.saved_tensors
+        dx = dw = None
+        # A backward pass started inside an autocast region would cast the products once more.
+        with torch.autocast(dy.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                gemm = setup.recipe.dgrad
+                a = _take(dy, gemm.a, Role("dgrad", "dy"), kernel, setup)
+                b = _take(w, gemm.b, Role("dgrad", "w"), kernel, setup)
+                dx = kernel.dgrad(*_common(a, b), x).to(ctx.dtypes[0])
+            if ctx.needs_input_grad[1]:
+                gemm = setup.recipe.wgrad
+                a = _take(dy, gemm.a, Role("wgrad", "dy"), kernel, setup)
+                b = _take(x, gemm.b, Role("wgrad", "x"), kernel, setup)
+                dw = kernel.wgrad(*_common(a, b), w).to(ctx.dtypes[1])
+        return dx, dw, None, None
+
+
+def _take(x: Tensor, how: How, role: Role, kernel: Kernel, setup: Setup) -> Tensor:
+    """The operand as its product sees it, in its own shape."""
+    if not isinstance(how, QuantSpec):
+        return x
+    gemm: Gemm = getattr(setup.recipe, role.gemm)
+    view = x.reshape(kernel.weight_shape) if role.operand == "w" else kernel.activations(x)
+    operand = _operand(how, role, kernel, gemm)
+    return setup.quantizer(view, operand, role, setup.generator).reshape(x.shape)
+
+
+def _operand(spec: QuantSpec, role: Role, kernel: Kernel, gemm: Gemm) -> Operand:
+    axes = kernel.axes(role)
+    if not isinstance(spec.format, IntFormat):
+        first = len(kernel.weight_shape) - 2 if kernel.linear else 1
+        partner = {first: first + 1, first + 1: first}.get(axes[0]) if len(axes) == 1 else None
+        return Operand(axes=axes, spec=spec, partner=partner, hadamard=gemm.hadamard)
+    granularity = _granularity(spec.granularity, role.operand, kernel)
+    if granularity is Granularity.CHANNEL:
+        axes = kernel.channel_axes(role.operand)
+    resolved = QuantSpec(format=spec.format, rounding=spec.rounding, granularity=granularity)
+    return Operand(axes=axes, spec=resolved)
+
+
+def _granularity(granularity: Granularity, operand: str, kernel: Kernel) -> Granularity:
+    """The granularity a recipe means in this layer."""
+    if not granularity.depends_on_layer:
+        return granularity
+    if operand == "w":
+        return Granularity.CHANNEL
+    if kernel.linear:
+        return Granularity.TOKEN
+    pointwise = kernel.pointwise and not kernel.depthwise
+    if granularity is Granularity.ADAPTIVE and pointwise:
+        return Granularity.VOXEL
+    return Granularity.CHANNEL
+
+
+def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    """The products, outside compiled graphs: their kernels are opaque to the compiler."""
+    with torch.autocast(x.device.type, enabled=False):
+        return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]

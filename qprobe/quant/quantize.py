@@ -1,0 +1,282 @@
+"""Quantize one tensor: :func:`quantize` for codes and scales, :func:`fake_quantize` for values."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qprobe.errors import InputError
+from qprobe.quant import blockscale, integer
+from qprobe.quant.fold import Axis, Folded, fold, resolve
+from qprobe.quant.formats import E2M1, IntFormat
+from qprobe.quant.hadamard import SIZE as ROTATION
+from qprobe.quant.hadamard import rotate_folded
+from qprobe.quant.rounding import Rounding, e2m1_nearest_, e2m1_stochastic
+from qprobe.quant.spec import QuantSpec, Tile
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Quantized:
+    """A quantized tensor: what would be stored, and how to read it back."""
+
+    #: E2M1 codes 0..15 (bit 3 is the sign) as uint8, or integers as int8; the original's shape.
+    codes: Tensor
+    #: float32 value of each stored scale. Block formats: the original's shape with blocks for the
+    #: axis (a 2D tile's scale stands in each of its rows). Integers: broadcasts against the codes.
+    scale: Tensor
+    #: Largest magnitude of the whole tensor, float32, no axes.
+    amax: Tensor
+    spec: QuantSpec
+    axis: int
+    #: The original's dtype.
+    dtype: torch.dtype
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The values, computed in float32, as ``dtype`` (the original's if not given)."""
+        form = self.spec.format
+        if isinstance(form, IntFormat):
+            return self.codes.float().mul_(self.scale).to(dtype or self.dtype)
+        table = torch.tensor([*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)])
+        values = table.to(self.codes.device)[self.codes.int()]
+        decode = blockscale.decode_scale(self.scale, self.amax, form)
+        spread = decode.repeat_interleave(form.block, self.axis)
+        return values.mul_(spread.narrow(self.axis, 0, values.shape[self.axis])).to(
+            dtype or self.dtype
+        )
+
+
+def quantize(
+    x: Tensor, spec: QuantSpec, axis: int = -1, generator: torch.Generator | None = None
+) -> Quantized:
+    """Codes and scales of ``x``.
+
+    ``axis`` is the axis along which blocks lie, a token's or voxel's channels, or, for
+    ``Granularity.CHANNEL``, the channel axis; a per-tensor scale ignores it. A 2D tile spans the
+    first two axes of a weight. Stochastic rounding draws from ``generator``, one byte an element in
+    the order of ``x``'s indices. The arithmetic is float32 whatever the dtype of ``x``.
+
+    NaN and infinity have no code and are refused; :func:`fake_quantize` lets them through.
+
+    >>> from qprobe.quant.formats import NVFP4
+    >>> q = quantize(torch.tensor([0.1, -0.5, 3.0, 6.0]), QuantSpec(format=NVFP4))
+    >>> q.codes.tolist(), q.scale.tolist(), q.dequantize().tolist()
+    ([0, 9, 5, 7], [448.0], [0.0, -0.5, 3.0, 6.0])
+    """
+    _check(x, axis)
+    _check_finite(x)
+    form = spec.format
+    wide = x.detach().float()
+    amax = wide.abs().amax() if x.numel() else wide.new_zeros(())
+    at = resolve(x, axis)[0] if x.dim() else 0
+    if isinstance(form, IntFormat):
+        s = integer.scales(wide, form, integer.reduced_axes(wide, spec.granularity, axis))
+        codes = integer.codes(wide, form, s).to(torch.int8)
+        scale = s.scale
+    else:
+        codes, scale = _block_codes(wide, spec, at, generator)
+    return Quantized(codes=codes, scale=scale, amax=amax, spec=spec, axis=at, dtype=x.dtype)
+
+
+def fake_quantize(
+    x: Tensor,
+    spec: QuantSpec,
+    axis: Axis = -1,
+    generator: torch.Generator | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Quantize and dequantize ``x`` without making codes: the bits of ``quantize().dequantize()``.
+
+    ``axis`` and ``generator`` as in :func:`quantize`; several axes are read as one. ``out`` may be
+    a buffer of the same shape, dtype and memory layout as ``x``. Gradients pass straight through.
+    NaN or infinity anywhere in a block format's tensor makes all of it non-finite, without a check
+    that would have to wait for the device.
+
+    >>> from qprobe.quant.formats import INT4
+    >>> from qprobe.quant.spec import Granularity
+    >>> x = torch.tensor([[7.0, 1.4], [0.7, 0.12]])
+    >>> fake_quantize(x, QuantSpec(format=INT4, granularity=Granularity.TOKEN))
+    tensor([[7.0000, 1.0000],
+            [0.7000, 0.1000]])
+    """
+    _check(x, axis)
+    if out is not None and (out.shape, out.stride(), out.dtype) != (x.shape, x.stride(), x.dtype):
+        raise InputError(
+            f"out has to be like x, {list(x.shape)} {x.dtype} with strides {x.stride()}; "
+            f"got {list(out.shape)} {out.dtype} with strides {out.stride()}."
+        )
+    partner = _partner(x, resolve(x, axis)) if spec.tile is Tile.TWO_D else None
+    operand = Operand(axes=axis, spec=spec, partner=partner)
+    return straight_through(x, operand, generator, out=out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operand:
+    """How one operand of one matrix product is quantized, on which axes of which view of it."""
+
+    axes: Axis
+    spec: QuantSpec
+    #: The other axis of a 2D tile.
+    partner: int | None = None
+    #: Rotate in groups of this size along ``axes`` first, and back afterwards.
+    hadamard: int | None = None
+
+
+def quantize_operand(
+    x: Tensor,
+    operand: Operand,
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Quantized and dequantized values of ``x`` in ``x``'s own basis and shape, as ``dtype``.
+
+    A rotated operand comes back to the original basis: ``R Rᵀ = I``, so the product of two operands
+    is the same in either. Partial groups are filled with zeros and cut off again.
+    """
+    if not x.numel():
+        return x.to(dtype, copy=True)
+    spec = operand.spec
+    if isinstance(spec.format, IntFormat):
+        values = integer.fake_quantize(x.float(), spec, operand.axes).to(dtype)
+        return values if out is None else out.copy_(values)
+    folded = fold(x if x.dtype in _KERNEL_TYPES else x.float(), operand.axes, spec.format.block)
+    noise = _noise(x, spec, generator)
+    if operand.hadamard:
+        if noise is not None:
+            noise = _padded(folded.arrange(noise))
+        return folded.unfold(_rotated(folded, spec, noise)).to(dtype)
+    if noise is not None:
+        noise = folded.arrange(noise)
+    target = _target(folded, dtype, out)
+    blockscale.fake_quantize(folded, spec, noise, operand.partner, target)
+    values = folded.unfold(target).to(dtype)
+    if out is None or target.data_ptr() == out.data_ptr():
+        return values
+    return out.copy_(values)
+
+
+def straight_through(
+    x: Tensor,
+    operand: Operand,
+    generator: torch.Generator | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The same as ``x``'s dtype; the gradient passes through as if nothing had happened."""
+    values = quantize_operand(x.detach(), operand, generator, x.dtype, out=out)
+    if x.requires_grad and torch.is_grad_enabled():
+        return cast("Tensor", _StraightThrough.apply(x, values))  # type: ignore[no-untyped-call]
+    return values
+
+
+_KERNEL_TYPES = (torch.float32, torch.bfloat16)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor, values: Tensor) -> Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def _target(folded: Folded, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    """Where the kernels write: ``out`` itself where it lies in memory as they see it."""
+    if out is not None and out.dtype == folded.x.dtype:
+        arranged = folded.arrange(out)
+        if arranged.data_ptr() == out.data_ptr():
+            return arranged
+    narrow = dtype == torch.bfloat16 and folded.x.dtype == torch.bfloat16
+    return torch.empty_like(folded.x, dtype=torch.bfloat16 if narrow else torch.float32)
+
+
+def _rotated(folded: Folded, spec: QuantSpec, noise: Tensor | None) -> Tensor:
+    length = folded.x.shape[1]
+    x = _padded(folded.x)
+    turned = rotate_folded(x.float()).to(x.dtype)
+    whole = Folded(x=turned, order=(0, 1, 2), sizes=tuple(turned.shape), middle=range(1, 2))
+    out = torch.empty_like(turned, dtype=torch.float32)
+    blockscale.fake_quantize(whole, spec, noise, None, out)
+    return rotate_folded(out, inverse=True)[:, :length].contiguous()
+
+
+def _padded(x: Tensor) -> Tensor:
+    missing = -x.shape[1] % ROTATION
+    return torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
+
+
+def _noise(x: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Tensor | None:
+    """A random byte an element, in the order of ``x``'s indices."""
+    if spec.rounding is not Rounding.STOCHASTIC:
+        return None
+    if generator is None:
+        raise InputError("stochastic rounding draws from a torch.Generator; pass generator=.")
+    if generator.device.type != x.device.type:
+        raise InputError(
+            f"the tensor is on {x.device} and the generator on {generator.device}; pass one made "
+            f"with torch.Generator({x.device.type!r})."
+        )
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[: x.numel()].view(x.shape)
+
+
+def _block_codes(
+    x: Tensor, spec: QuantSpec, axis: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    form = blockscale.block_format(spec)
+    if not x.numel():
+        empty = list(x.shape)
+        empty[axis] = -(-x.shape[axis] // form.block)
+        return torch.zeros_like(x, dtype=torch.uint8), x.new_zeros(empty)
+    folded = fold(x, axis, form.block)
+    partner = _partner(x, (axis,)) if spec.tile is Tile.TWO_D else None
+    absmax = blockscale.block_absmax(folded, spec, partner)
+    stored, encode, _ = blockscale.scales(absmax, absmax.amax(), form)
+    spread = encode.repeat_interleave(form.block, 1)[:, : folded.x.shape[1]]
+    y = folded.x * spread
+    noise = _noise(x, spec, generator)
+    if noise is None:
+        magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
+    else:
+        magnitude = e2m1_stochastic(y, folded.arrange(noise)).abs_()
+    grid = torch.tensor(E2M1.magnitudes, device=x.device)
+    codes = torch.bucketize(magnitude, grid, out_int32=True).to(torch.uint8)
+    codes.bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
+    return folded.unfold(codes), folded.unfold_blocks(stored)
+
+
+def _partner(x: Tensor, axes: tuple[int, ...]) -> int:
+    """The other axis of a weight's 2D tile."""
+    if x.dim() < 2 or len(axes) != 1 or axes[0] > 1:
+        raise InputError(
+            "a 2d tile spans the first two axes (out x in) of a weight, so axis is 0 or 1; got "
+            f"axis {axes if len(axes) > 1 else axes[0]} of a tensor of shape {list(x.shape)}."
+        )
+    return 1 - axes[0]
+
+
+def _check(x: Tensor, axis: Axis) -> None:
+    if x.layout is not torch.strided or x.dtype not in _FLOATS:
+        raise InputError(
+            f"only dense float32, bfloat16, float16 and float64 tensors can be quantized; "
+            f"got {x.dtype}, {x.layout}."
+        )
+    if not x.dim():
+        raise InputError("a tensor without axes has nothing to share a scale; reshape it to [1].")
+    resolve(x, axis)
+
+
+def _check_finite(x: Tensor) -> None:
+    bad = ~torch.isfinite(x.float())
+    if bad.any():
+        first = bad.nonzero()[0].tolist()
+        raise InputError(
+            f"{int(bad.sum())} of {x.numel()} elements are NaN or infinite (in float32), the first "
+            f"at index {first}; they have no code: clean the tensor, or use fake_quantize."
+        )
