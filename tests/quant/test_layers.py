@@ -306,7 +306,7 @@ def test_a_pointwise_convolution_is_a_linear_layer_in_every_recipe() -> None:
 
 
 def test_integer_granularities_by_layer() -> None:
-    """Who shares a scale, by layer, seen in the number of distinct scales that a quantizer is asked for."""
+    """Who shares a scale in which layer, seen in what a quantizer is asked for."""
     seen: dict[str, tuple[object, object]] = {}
 
     def spy(x: Tensor, operand: Operand, role: Role, generator: object) -> Tensor:
@@ -560,6 +560,8 @@ def test_the_description_names_the_recipe() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("recipe", ["nvfp4", "nvfp4-2d-rht-sr", "int4-adaptive"])
 def test_compiled(recipe: str) -> None:
     """Graphs break at quantized layers; the numbers stay right."""
