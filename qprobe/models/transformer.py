@@ -45,8 +45,7 @@ class HeadedAttention(nn.Module):
     def attend(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend within each sequence of ``[sequences, tokens, embed]``."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        # Under autocast the linears return another dtype than the parameters have.
-        heads = self.product(q, k, v, None if bias is None else bias.to(q.dtype))
+        heads = self.product(q, k, v, bias)
         out: Tensor = self.drop(self.proj(heads.transpose(1, 2).flatten(2)))
         return out
 
