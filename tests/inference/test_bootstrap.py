@@ -86,6 +86,15 @@ def test_groups_are_drawn_whole():
     assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
 
 
+def test_statistics_of_a_group_are_summed_whatever_its_size():
+    values = np.random.default_rng(10).normal(size=7)
+    groups = ["b", "a", "b", "c", "c", "c", "d"]
+    by_hand = np.array([counted(values)[np.array(groups) == g].sum(0) for g in "bacd"])
+    named = bootstrap(counted(values), mean, drawing(11), groups)
+    assert named == bootstrap(by_hand, mean, drawing(11))
+    assert named.n == 4
+
+
 @pytest.mark.parametrize("method", list(Method))
 def test_coverage_of_the_mean(method):
     """95 % intervals of 40 normal values hold the truth in 95 % of trials, minus small-n loss."""
