@@ -1,6 +1,6 @@
 """One call for every model: a registered architecture, ``module:factory`` or ``monai:Class``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,7 @@ def build(  # noqa: PLR0913 - the arguments of a model, all but the name with a 
     >>> sum(p.numel() for p in model.parameters())
     530753
     """
-    sides = (image, image) if isinstance(image, int) else tuple(image)
+    sides = tuple(image) if isinstance(image, Sequence) else (image, image)
     if len(sides) != 2:
         raise InputError(f"image is a side or (height, width) in pixels, got {image!r}.")
     check_counts("image", {"height": sides[0], "width": sides[1]})

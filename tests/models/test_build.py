@@ -156,6 +156,7 @@ def test_keep_must_be_a_tuple_of_globs():
         ({"name": "cnn", "dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"name": "cnn", "classes": 0}, "classes must be a whole number >= 1, got 0"),
         ({"name": "vit", "image": (64, 64, 64)}, "image is a side or"),
+        ({"name": "vit", "image": 64.0}, "height must be a whole number >= 1, got 64.0"),
         ({"name": "vit", "image": 0}, "height must be a whole number"),
     ],
 )
