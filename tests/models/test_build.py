@@ -178,3 +178,27 @@ def test_an_architecture_can_be_registered_for_this_process(monkeypatch):
     assert build("pixelwise", classes=2).out_channels == 2
     with pytest.raises(InputError, match="not a function that builds one"):
         ARCHITECTURES.register("number", 7)
+
+
+@pytest.mark.parametrize(("name", "count"), [("cnn", 134_305), ("vit", 45_513), ("swin", 45_841)])
+def test_parameter_counts_of_tiny(name, count):
+    assert sum(p.numel() for p in build(name, "tiny").parameters()) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_model_can_learn_one_batch(name):
+    model = build(name, "tiny", image=32, dropout=0.0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 32, 32, generator=generator)
+    target = torch.zeros(2, 1, 32, 32)
+    target[0, :, 4:14, 6:20] = target[1, :, 15:30, 2:12] = 1.0
+    x[:, :1] += target
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.binary_cross_entropy_with_logits(model(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0]
