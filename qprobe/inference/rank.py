@@ -1,12 +1,14 @@
 """Do two rankings agree: Kendall's tau-b with an interval."""
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import ndtri
 
 from qprobe.errors import InputError
 from qprobe.inference.interval import Interval, check_level
+
+Floats = NDArray[np.float64]
 
 #: Variance of the z-transformed tau times n − 4 (Fieller, Hartley and Pearson 1957).
 _VARIANCE = 0.437
@@ -27,19 +29,8 @@ def kendall_tau(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Int
     (0.7333, 0.02, 0.952)
     """
     check_level(level)
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.shape != other.shape or one.ndim != 1:
-        raise InputError(
-            f"rankings are two sequences of one length, got {one.shape} and {other.shape}."
-        )
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        raise InputError("a ranking holds NaN or inf; leave out the items that were not measured.")
+    one, other = _rankings(first, second)
     n = one.size
-    if n < 5:
-        raise InputError(f"tau with an interval needs at least 5 items, got {n}.")
-    for values in (one, other):
-        if (values == values[0]).all():
-            raise InputError(f"all {n} values of one ranking are equal, so it has no order.")
     # tau moves in steps of one pair, far above rounding.
     tau = round(float(stats.kendalltau(one, other).statistic), 12)
     perfect = 1.0 - 2.0 / (n * (n - 1))
@@ -54,3 +45,20 @@ def kendall_tau(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Int
         n=n,
         method="Fieller z",
     )
+
+
+def _rankings(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != other.shape or one.ndim != 1:
+        raise InputError(
+            f"rankings are two sequences of one length, got {one.shape} and {other.shape}."
+        )
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        raise InputError("a ranking holds NaN or inf; leave out the items that were not measured.")
+    n = one.size
+    if n < 5:
+        raise InputError(f"tau with an interval needs at least 5 items, got {n}.")
+    for values in (one, other):
+        if (values == values[0]).all():
+            raise InputError(f"all {n} values of one ranking are equal, so it has no order.")
+    return one, other

@@ -73,11 +73,9 @@ def build(  # noqa: PLR0913 - the arguments of a model, all but the name with a 
     }
     with seeded(seed):
         made = _make(name, given, options)
-    if not isinstance(made, nn.Module):
-        raise InputError(
-            f"{name} returned a {type(made).__name__}; a factory returns a torch.nn.Module."
-        )
-    return made
+    if isinstance(made, nn.Module):
+        return made
+    raise InputError(f"{name} returned a {type(made).__name__}, not a torch.nn.Module.")
 
 
 @contextmanager
