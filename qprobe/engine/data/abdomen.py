@@ -60,7 +60,7 @@ def _inside(
     rng: np.random.Generator, organ: _Organ, at: tuple[Field, Field, Field]
 ) -> NDArray[np.bool_]:
     """The voxels of an organ whose place and size vary by a few per cent."""
-    squared = np.float32(0)
+    squared: Field = np.zeros((), np.float32)
     for position, centre, extent in zip(at, organ.centre, organ.axes, strict=True):
         middle = centre + rng.uniform(-0.04, 0.04)
         squared = squared + ((position - middle) / (extent * rng.uniform(0.88, 1.12))) ** 2
@@ -84,4 +84,4 @@ def _scan(rng: np.random.Generator, canvas: Field) -> NDArray[np.uint8]:
     signal = signal * (1 + 0.06 * smooth(rng, canvas.shape, (2, 2, 2)))
     signal = signal + 0.03 * smooth(rng, canvas.shape, (10, 10, 10)) * (canvas > 0.1)
     signal = signal + np.float32(0.05) * rng.standard_normal(canvas.shape, dtype=np.float32)
-    return np.clip(np.rint(signal * 255), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(signal * 255), 0, 255), np.uint8)

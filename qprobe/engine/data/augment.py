@@ -58,8 +58,8 @@ class Change:
     """What happens to one sample.
 
     ``flip`` says which of the last axes are reversed (columns, rows, slices). The content is
-    magnified by ``scale``, turned counter-clockwise by ``radians`` about the centre, then shifted by
-    ``(right, down)`` in widths and heights. The image becomes ``(x − m)·contrast + m +
+    magnified by ``scale``, turned counter-clockwise by ``radians`` about the centre, then shifted
+    by ``(right, down)`` in widths and heights. The image becomes ``(x − m)·contrast + m +
     brightness·(max − min)``, m half-way between its minimum and maximum.
     """
 

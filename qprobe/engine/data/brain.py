@@ -133,7 +133,7 @@ def _head(
     ventricles = _ventricles(rng, across / BRAIN, along / BRAIN, pixels)
     tissue = edge(1 - r, ramp) * (1 - ventricles)
     head = Head(across / BRAIN, along / BRAIN, r, angle, tissue, ventricles, pixels.pixel)
-    layers = [
+    layers: list[tuple[Field, tuple[float, ...]]] = [
         (edge(1 - outer, ramp), _SCALP),
         (edge(0.94 - outer, ramp), _SKULL),
         (edge(1.05 - r, ramp), _FLUID),
@@ -171,14 +171,14 @@ def _paint(layers: list[tuple[Field, tuple[float, ...]]], shape: tuple[int, ...]
     """Layers over one another: ``[3, S, H, W]``."""
     canvas = np.full((_SEQUENCES, *shape), 0.02, np.float32)
     for cover, brightness in layers:
-        for sequence, value in zip(canvas, brightness, strict=True):
-            sequence += cover * (np.float32(value) - sequence)
+        for index, value in enumerate(brightness):
+            canvas[index] += cover * (np.float32(value) - canvas[index])
     return canvas
 
 
 def _add(canvas: Field, structure: Field, weights: tuple[float, ...]) -> None:
-    for sequence, weight in zip(canvas, weights, strict=True):
-        sequence += np.float32(weight) * structure
+    for index, weight in enumerate(weights):
+        canvas[index] += np.float32(weight) * structure
 
 
 def _add_lookalikes(

@@ -32,9 +32,9 @@ class Sample:
             )
         if self.image.dim() not in (3, 4) or self.image.shape[1:] != self.mask.shape:
             raise InputError(
-                f"sample {self.sample!r} has an image of shape {tuple(self.image.shape)} and a mask "
-                f"of shape {tuple(self.mask.shape)}; the mask must have the image's shape without "
-                "its first axis, the channels."
+                f"sample {self.sample!r} has an image of shape {tuple(self.image.shape)} and a "
+                f"mask of shape {tuple(self.mask.shape)}; the mask must have the "
+                "image's shape without its first axis, the channels."
             )
 
 

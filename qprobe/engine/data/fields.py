@@ -4,11 +4,13 @@ No call here reaches a threaded library, so a field has the same bits on one cor
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+# float32 throughout; the type says less because NumPy's says float64 for float32 times a float.
+Field = NDArray[Any]
 
 
 @lru_cache(maxsize=128)
@@ -39,7 +41,7 @@ def edge(depth: Field, width: float) -> Field:
     >>> edge(np.array([-1.0, 0.0, 0.25, 1.0], np.float32), 1.0).tolist()
     [0.0, 0.5, 0.75, 1.0]
     """
-    return np.clip(depth / np.float32(width) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(depth / np.float32(width) + np.float32(0.5), 0, 1))
 
 
 def bump(squared: Field) -> Field:
@@ -49,7 +51,7 @@ def bump(squared: Field) -> Field:
     [1.0, 0.25, 0.0, 0.0]
     """
     rest = np.maximum(np.float32(1) - squared, 0)
-    return rest * rest
+    return np.asarray(rest * rest)
 
 
 def wave(rng: np.random.Generator, harmonics: range, angles: int) -> Field:

@@ -55,10 +55,10 @@ def class_numbers(path: Path, label: NDArray[np.generic], classes: int) -> NDArr
     wrong = [v for v in values.tolist() if v != v or v != int(v) or not 0 <= v < classes]
     if wrong:
         raise InputError(
-            f"{path} holds the label {wrong[0]:g} and the data have the classes 0 to {classes - 1}; "
-            "correct the file or the number of classes."
+            f"{path} holds the label {wrong[0]:g} and the data have the classes 0 to "
+            f"{classes - 1}; correct the file or the number of classes."
         )
-    return label.astype(np.uint8)
+    return np.asarray(label.astype(np.uint8))
 
 
 def binary(path: Path, mask: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -69,7 +69,7 @@ def binary(path: Path, mask: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise InputError(
             f"{path} is a mask with the value {wrong:g}; a mask holds 0 and 255, or 0 and 1."
         )
-    return (mask != 0).astype(np.uint8)
+    return np.asarray(mask != 0).astype(np.uint8)
 
 
 def same_shape(path: Path, mask_path: Path, image: tuple[int, ...], mask: tuple[int, ...]) -> None:

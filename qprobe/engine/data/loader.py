@@ -27,8 +27,8 @@ _ORDER, _CHANGE = 1, 2
 class Batch:
     """Samples side by side.
 
-    ``image`` is float32 ``[B, C, ...]``. ``mask`` is float32 ``[B, 1, ...]`` of zeros and ones where
-    the data have two classes, int64 class numbers ``[B, ...]`` where they have more.
+    ``image`` is float32 ``[B, C, ...]``. ``mask`` is float32 ``[B, 1, ...]`` of zeros and ones
+    where the data have two classes, int64 class numbers ``[B, ...]`` where they have more.
     """
 
     image: Tensor
@@ -44,9 +44,9 @@ class Batch:
 class LoaderConfig:
     """How samples become batches.
 
-    ``shuffle`` draws a new order each epoch. ``drop_last`` leaves out a last batch that is not full,
-    as training wants and evaluation must not. ``prefetch`` batches are made ahead by a thread; they
-    are the same batches. ``normalisation`` is chosen by the data unless given.
+    ``shuffle`` draws a new order each epoch. ``drop_last`` leaves out a last batch that is not
+    full, as training wants and evaluation must not. ``prefetch`` batches are made ahead by a
+    thread; they are the same batches. ``normalisation`` is chosen by the data unless given.
     """
 
     batch: int = 32

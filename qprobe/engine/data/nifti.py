@@ -11,7 +11,7 @@
     RawData/Training/
       img/img0001.nii.gz   label/label0001.nii.gz          13 organs and background
 
-Volumes are turned to the same orientation (right, anterior, superior) and stored as ``[C, Z, Y, X]``.
+Volumes are turned to one orientation (right, anterior, superior) and given as ``[C, Z, Y, X]``.
 """
 
 import json
@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,12 @@ def nifti(config: NiftiConfig) -> Dataset:
         inner = next((root / name for name in _BTCV_INSIDE if (root / name).is_dir()), root)
         if not ((inner / "img").is_dir() and (inner / "label").is_dir()):
             raise InputError(
-                f"{root} has neither a dataset.json (Medical Segmentation Decathlon) nor the folders "
-                "img and label (BTCV); give the folder of one task."
+                f"{root} has neither a dataset.json (Medical Segmentation Decathlon) nor the "
+                "folders img and label (BTCV); give the folder of one task."
             )
         layout = _btcv(inner)
-    entries = [entry for case in layout.cases for entry in _entries(case, layout, config)]
+    volumes = _Volumes(layout)
+    entries = [entry for case in layout.cases for entry in _entries(case, volumes, config)]
     classes = 2 if config.binary else layout.classes
     lazy = LazyDataset(layout.name, entries, channels=layout.channels, classes=classes)
     return HeldDataset(lazy) if config.in_memory else lazy
@@ -139,7 +140,8 @@ def _btcv(root: Path) -> _Layout:
             match = re.fullmatch(rf"{part}(\d+)\.nii(\.gz)?", path.name)
             if match is None:
                 raise InputError(
-                    f"{path} is not called {part}NNNN.nii.gz; rename it or move it out of the folder."
+                    f"{path} is not called {part}NNNN.nii.gz; rename it or move it out of "
+                    "the folder."
                 )
             if match[1] in found[part]:
                 raise InputError(f"{path} and {found[part][match[1]].name} are one case; keep one.")
@@ -158,20 +160,20 @@ def _stem(path: Path) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", path.name)
 
 
-def _entries(case: _Case, layout: _Layout, config: NiftiConfig) -> Iterator[Entry]:
+def _entries(case: _Case, volumes: _Volumes, config: NiftiConfig) -> Iterator[Entry]:
     if config.view is View.VOLUME:
-        read = partial(_read, case, layout, config, None)
+        read = partial(_read, case, volumes, config, None)
         yield Entry(patient=case.name, sample=case.name, read=read)
         return
-    for z in range(_volume(case, layout)[0].shape[1]):
-        read = partial(_read, case, layout, config, z)
+    for z in range(volumes.read(case)[0].shape[1]):
+        read = partial(_read, case, volumes, config, z)
         yield Entry(patient=case.name, sample=f"{case.name}/z{z:04d}", read=read)
 
 
 def _read(
-    case: _Case, layout: _Layout, config: NiftiConfig, z: int | None
+    case: _Case, volumes: _Volumes, config: NiftiConfig, z: int | None
 ) -> tuple[Tensor, Tensor]:
-    image, label = _volume(case, layout)
+    image, label = volumes.read(case)
     if config.binary:
         label = (label > 0).astype(np.uint8)
     if z is not None:
@@ -179,8 +181,19 @@ def _read(
     return files.tensors(image, label, config.image)
 
 
-# The slices of a volume are asked for one after the other: it is read once for all of them.
-@lru_cache(maxsize=1)
+class _Volumes:
+    """Reads cases and keeps the last one: its slices are asked for one after the other."""
+
+    def __init__(self, layout: _Layout) -> None:
+        self._layout = layout
+        self._last: tuple[_Case, tuple[Any, Any]] | None = None
+
+    def read(self, case: _Case) -> tuple[Any, Any]:
+        if self._last is None or self._last[0] != case:
+            self._last = case, _volume(case, self._layout)
+        return self._last[1]
+
+
 def _volume(case: _Case, layout: _Layout) -> tuple[Any, Any]:
     """The image ``[C, Z, Y, X]`` and the class numbers ``[Z, Y, X]`` of a case."""
     image, image_at = _oriented(case.image)

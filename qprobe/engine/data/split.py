@@ -1,8 +1,8 @@
 """Splits by patient, stratified by how much lesion each patient has.
 
-Patients are ranked by burden. A part of k patients takes one from each of k equal stretches of the
-ranking, and folds deal every run of k neighbours to k different folds; so of the m patients with the
-least burden, every part holds its share of m to within one patient, whatever m is.
+Patients are ranked by burden. A part of k patients takes one from each of k equal stretches of
+the ranking, and k folds deal every run of k neighbours to different folds; so of the m patients
+with the least burden, every part holds its share of m to within one patient, whatever m is.
 """
 
 import math
@@ -76,13 +76,13 @@ def hold_out(
     burdens: Mapping[str, float],
     *,
     seed: int,
-    validation: float | int = 0.1,
-    test: float | int = 0.1,
+    validation: float = 0.1,
+    test: float = 0.1,
 ) -> Split:
     """Set a part of the patients aside to validate and a part to test.
 
-    ``validation`` and ``test`` are shares of all patients (below 1, rounded, at least one patient)
-    or numbers of patients (whole numbers).
+    ``validation`` and ``test`` are shares of all patients if below 1 (rounded, at least one
+    patient), numbers of patients otherwise.
 
     >>> split = hold_out({f"p{i:02d}": i for i in range(20)}, seed=0)
     >>> [len(split.patients(part)) for part in Part]
@@ -102,7 +102,7 @@ def hold_out(
 
 
 def k_folds(
-    burdens: Mapping[str, float], *, seed: int, folds: int = 5, validation: float | int = 0.1
+    burdens: Mapping[str, float], *, seed: int, folds: int = 5, validation: float = 0.1
 ) -> tuple[Split, ...]:
     """``folds`` splits in which every patient is tested exactly once.
 
@@ -146,18 +146,17 @@ def _ranked(burdens: Mapping[str, float], rng: np.random.Generator) -> list[str]
 
 
 def _count(part: str, size: float, patients: int) -> int:
-    if isinstance(size, bool) or not size > 0 or (isinstance(size, float) and size >= 1):
+    if not 0 < size < math.inf or (size >= 1 and size != int(size)):
         raise InputError(
             f"the {part} part is {size!r}; give a share between 0 and 1 or a number of patients."
         )
-    return size if isinstance(size, int) else max(1, round(size * patients))
+    return int(size) if size >= 1 else max(1, round(size * patients))
 
 
 def _spread(ranked: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
     """One patient from each of ``count`` equal stretches of the ranking."""
     bounds = [len(ranked) * i // count for i in range(count + 1)]
-    pairs = zip(bounds[:-1], bounds[1:], strict=True)
-    return [ranked[int(rng.integers(low, high))] for low, high in pairs]
+    return [ranked[int(rng.integers(low, high))] for low, high in pairwise(bounds)]
 
 
 def _split(
