@@ -77,6 +77,19 @@ class _Layout:
     cases: tuple[_Case, ...]
 
 
+class _Volumes:
+    """Reads cases and keeps the last one: its slices are asked for one after the other."""
+
+    def __init__(self, layout: _Layout) -> None:
+        self._layout = layout
+        self._last: tuple[_Case, tuple[Any, Any]] | None = None
+
+    def read(self, case: _Case) -> tuple[Any, Any]:
+        if self._last is None or self._last[0] != case:
+            self._last = case, _volume(case, self._layout)
+        return self._last[1]
+
+
 def nifti(config: NiftiConfig) -> Dataset:
     """The volumes, or their slices, in the order of the cases' names."""
     root = Path(config.root)
@@ -179,19 +192,6 @@ def _read(
     if z is not None:
         image, label = image[:, z], label[z]
     return files.tensors(image, label, config.image)
-
-
-class _Volumes:
-    """Reads cases and keeps the last one: its slices are asked for one after the other."""
-
-    def __init__(self, layout: _Layout) -> None:
-        self._layout = layout
-        self._last: tuple[_Case, tuple[Any, Any]] | None = None
-
-    def read(self, case: _Case) -> tuple[Any, Any]:
-        if self._last is None or self._last[0] != case:
-            self._last = case, _volume(case, self._layout)
-        return self._last[1]
 
 
 def _volume(case: _Case, layout: _Layout) -> tuple[Any, Any]:
