@@ -110,12 +110,15 @@ def apply(images: Tensor, masks: Tensor, changes: Sequence[Change]) -> tuple[Ten
 
 
 def _flip(images: Tensor, masks: Tensor, changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
-    for axis in range(masks.dim() - 1):
-        chosen = torch.tensor([change.flip[axis] for change in changes])
-        if chosen.any():
-            where = chosen.view(-1, *(1,) * (images.dim() - 1))
-            images = torch.where(where, images.flip(-1 - axis), images)
-            masks = torch.where(where[:, 0], masks.flip(-1 - axis), masks)
+    axes = masks.dim() - 1
+    kinds = [change.flip[:axes] for change in changes]
+    images, masks = images.clone(), masks.clone()
+    # Samples that flip alike go together: two axes make three kinds of flip, not sixteen.
+    for kind in {kind for kind in kinds if any(kind)}:
+        chosen = [i for i, other in enumerate(kinds) if other == kind]
+        reverse = [-1 - axis for axis in range(axes) if kind[axis]]
+        images[chosen] = images[chosen].flip(reverse)
+        masks[chosen] = masks[chosen].flip(reverse)
     return images, masks
 
 
@@ -124,12 +127,11 @@ def _move(images: Tensor, masks: Tensor, changes: Sequence[Change]) -> tuple[Ten
     if not chosen:
         return images, masks
     height, width = images.shape[-2:]
-    grids = torch.stack([_grid(changes[i], height, width) for i in chosen])
+    grids = _grids([changes[i] for i in chosen], height, width)
     picked, picked_masks = images[chosen], masks[chosen]
     # Slices of a volume are moved alike, so they can stand where the channels do.
     flat = picked.reshape(len(chosen), -1, height, width)
     flat_masks = picked_masks.reshape(len(chosen), -1, height, width).to(images.dtype)
-    images, masks = images.clone(), masks.clone()
     images[chosen] = _sample(flat, grids, "bilinear").view_as(picked)
     masks[chosen] = _sample(flat_masks, grids, "nearest").view_as(picked_masks).to(masks.dtype)
     return images, masks
@@ -139,30 +141,35 @@ def _sample(images: Tensor, grids: Tensor, mode: str) -> Tensor:
     return F.grid_sample(images, grids, mode, padding_mode="reflection", align_corners=False)
 
 
-def _grid(change: Change, height: int, width: int) -> Tensor:
-    """Where each output pixel is read from, ``[H, W, 2]`` in the units of ``grid_sample``."""
-    x = torch.arange(width) - (width - 1) / 2 - change.shift[0] * width
-    y = torch.arange(height)[:, None] - (height - 1) / 2 - change.shift[1] * height
-    cosine, sine = math.cos(change.radians) / change.scale, math.sin(change.radians) / change.scale
+def _grids(changes: Sequence[Change], height: int, width: int) -> Tensor:
+    """Where each output pixel is read from, ``[B, H, W, 2]`` in the units of ``grid_sample``."""
     # In pixels, so that a turn is a turn also where height and width differ.
-    return torch.stack(
-        [(cosine * x - sine * y) * (2 / width), (sine * x + cosine * y) * (2 / height)], dim=-1
-    )
+    rows = [
+        (
+            math.cos(change.radians) / change.scale,
+            math.sin(change.radians) / change.scale,
+            (width - 1) / 2 + change.shift[0] * width,
+            (height - 1) / 2 + change.shift[1] * height,
+        )
+        for change in changes
+    ]
+    cosine, sine, right, down = torch.tensor(rows).T[:, :, None, None]
+    x = torch.arange(width) - right
+    y = torch.arange(height)[:, None] - down
+    grids = torch.empty(len(changes), height, width, 2)
+    torch.sub((cosine * x) * (2 / width), (sine * y) * (2 / width), out=grids[..., 0])
+    torch.add((sine * x) * (2 / height), (cosine * y) * (2 / height), out=grids[..., 1])
+    return grids
 
 
 def _tone(images: Tensor, changes: Sequence[Change]) -> Tensor:
     if not any(change.tones for change in changes):
         return images
-    axes = tuple(range(1, images.dim()))
     # The middle of the range and not the mean: a minimum does not depend on the order of a sum.
-    low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
-    middle = (low + high) / 2
-    contrast = _column([change.contrast for change in changes], images)
-    brightness = _column([change.brightness for change in changes], images)
-    changed = (images - middle) * contrast + middle + brightness * (high - low)
-    untouched = _column([float(not change.tones) for change in changes], images).bool()
-    return torch.where(untouched, images, changed)
-
-
-def _column(values: Sequence[float], images: Tensor) -> Tensor:
-    return images.new_tensor(values).view(-1, *(1,) * (images.dim() - 1))
+    low, high = images.flatten(1).aminmax(dim=1)
+    contrast = images.new_tensor([change.contrast for change in changes])
+    brightness = images.new_tensor([change.brightness for change in changes])
+    offset = (low + high) / 2 * (1 - contrast) + brightness * (high - low)
+    column = (-1, *(1,) * (images.dim() - 1))
+    # A contrast of 1 and an offset of 0 leave every bit of a sample whose tone does not change.
+    return (images * contrast.view(column)).add_(offset.view(column))

@@ -191,7 +191,7 @@ def _add_lookalikes(
     )
     horns = np.clip((np.abs(head.v) - 0.15) / 0.2, 0, 1)
     caps = np.clip(blurred * 2.2, 0, 1) * horns * head.tissue
-    _add(canvas, rng.uniform(low, 0.8 * high) * caps, _GLIOSIS)
+    _add(canvas, 0.8 * rng.uniform(low, high) * caps, _GLIOSIS)
     arc = bump(((head.r - 0.92) / 0.09) ** 2) * np.maximum(
         head.along(wave(rng, range(1, 4), ANGLES)), 0
     )

@@ -45,7 +45,8 @@ def cached(path: Path, make: Callable[[], Tensors]) -> Tensors:
     if path.exists():
         try:
             return _read(path)
-        except (_DamagedError, SafetensorError, OSError) as error:
+        # RuntimeError is how safetensors says that the file went away in the meantime.
+        except (_DamagedError, SafetensorError, OSError, RuntimeError) as error:
             _log.warning("generating %s again: %s", path, error)
     tensors = make()
     _write(path, tensors)

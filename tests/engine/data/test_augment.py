@@ -60,9 +60,7 @@ def test_a_shift_of_whole_pixels_moves_the_content_right_and_down():
 def test_twice_the_scale_repeats_the_middle():
     image, mask = pair(1, 8, 8)
     _, out_mask = apply(image, mask, [Change(scale=2.0)])
-    assert torch.equal(
-        out_mask, mask[:, 2:6, 2:6].repeat_interleave(2, 1).repeat_interleave(2, 2)
-    )
+    assert torch.equal(out_mask, mask[:, 2:6, 2:6].repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
 def test_a_turn_of_a_wide_image_keeps_distances():

@@ -107,7 +107,7 @@ def test_indices_of_the_parts_cover_the_samples_and_no_patient_crosses():
     parts = [split.indices(data, part) for part in Part]
     assert sorted(i for part in parts for i in part) == list(range(60))
     owners = [{data.patients[i] for i in part} for part in parts]
-    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+    assert sum(map(len, owners)) == len(set.union(*owners))
 
 
 def test_a_patients_burden_is_its_share_of_marked_pixels():
