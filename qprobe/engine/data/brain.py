@@ -38,8 +38,8 @@ _VESSEL = (-0.10, -0.45, 0.55)
 class Difficulty:
     """How hard the lesions are to find and how unsteady the hand that labelled them is.
 
-    ``contrast`` is the range of a lesion's brightness above its surroundings on FLAIR, as a share
-    of the brightest tissue's; ``jitter`` is the deviation of the label's outline in radii.
+    ``contrast`` is the range a lesion's strength is drawn from; 1 would add 0.65 of the full scale
+    on FLAIR. ``jitter`` is the deviation of the label's outline from the visible one, in radii.
     """
 
     contrast: tuple[float, float]

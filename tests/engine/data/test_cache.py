@@ -108,3 +108,19 @@ def test_the_folder_is_the_given_one_or_in_the_users_cache(tmp_path, monkeypatch
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache.folder() == tmp_path / "home" / ".cache" / "qprobe"
+
+
+def test_a_file_half_written_never_has_the_final_name(tmp_path, monkeypatch):
+    path = tmp_path / "data.safetensors"
+    seen = []
+
+    def disk_full(tensors, name, metadata):
+        Path(name).write_bytes(b"half")
+        seen.append(path.exists())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cache, "save_file", disk_full)
+    with pytest.raises(InputError, match="No space left on device"):
+        cache.cached(path, lambda: TENSORS)
+    assert seen == [False]
+    assert list(tmp_path.iterdir()) == []
