@@ -1,1 +1,1 @@
-"""The built-in engine: data, losses, metrics, the training loop and sweeps."""
+"""The built-in engine: data, losses, metrics, training."""
