@@ -187,6 +187,14 @@ def test_memory_layout_changes_nothing(implementation: str, generator: torch.Gen
             assert torch.equal(q.dequantize(), draws[0])
 
 
+def test_a_transposed_matrix_draws_the_same_bytes(implementation: str) -> None:
+    x = torch.randn(24, 40, generator=torch.Generator().manual_seed(0)).T
+    for axis in (0, 1):
+        got = fake_quantize(x, SR, axis, torch.Generator().manual_seed(3))
+        want = fake_quantize(x.contiguous(), SR, axis, torch.Generator().manual_seed(3))
+        assert torch.equal(got, want)
+
+
 def test_2d_tiles_give_a_weight_and_its_transpose_the_same_codes() -> None:
     w = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
     assert torch.equal(quantize(w, TWO_D, 1).codes, quantize(w, TWO_D, 0).codes)
