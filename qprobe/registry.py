@@ -84,5 +84,9 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         names = self.names()
         near = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}."
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"known: {', '.join(names)}."
+        )
         return f"there is no {self.noun} called {name!r}; {hint}"
