@@ -53,8 +53,8 @@ Blocks = dict[tuple[int, int], list[Piece]]
 
 def locate(connection: sqlite3.Connection, where: str, column: Sequence[str]) -> list[Located]:
     """The columns that match and have scalars, in the order in which they were named."""
-    rows = connection.execute(  # noqa: S608 - `where` is one of the two constants above
-        "SELECT id, site, role, probe, key, layout, position, "
+    rows = connection.execute(
+        "SELECT id, site, role, probe, key, layout, position, "  # noqa: S608 - two constants
         "EXISTS (SELECT 1 FROM point WHERE point.series = id) "
         "FROM series LEFT JOIN layout_column ON layout_column.series = id "
         f"WHERE {where} ORDER BY id, layout",

@@ -144,8 +144,9 @@ class RunReader:
     ) -> Iterator[Array]:
         """The arrays that match, by step; each is read when it is asked for."""
         with self._reading() as connection:
-            found = connection.execute(  # noqa: S608 - a constant of ours
-                "SELECT array.rowid, step FROM array JOIN series ON series.id = array.series "
+            found = connection.execute(
+                "SELECT array.rowid, step FROM array "  # noqa: S608 - the filter is a constant
+                "JOIN series ON series.id = array.series "
                 f"WHERE {history.MATCHES} ORDER BY step, series",
                 (site, role, probe, key),
             ).fetchall()

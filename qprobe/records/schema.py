@@ -227,11 +227,8 @@ class Finding:
             raise InputError(f"{name} has n = {self.n!r}; give the number of elements, at least 1.")
         for field in ("effect", "low", "high"):
             value = getattr(self, field)
-            if (
-                not isinstance(value, float | np.floating)
-                and not is_whole(value)
-                or math.isnan(value)
-            ):
+            number = is_whole(value) or isinstance(value, float | np.floating)
+            if not number or math.isnan(value):
                 raise InputError(f"{name} has {field} = {value!r}; give a number.")
         if self.low > self.high:
             raise InputError(f"{name} has the interval [{self.low}, {self.high}]; swap its bounds.")

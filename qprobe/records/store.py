@@ -61,9 +61,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         try:
             check_schema(path, connection)
             migrations.migrate(connection)
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise _no_log(path)
+            _keep_log(path, connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * _PAGE_BYTES}")
@@ -188,11 +186,12 @@ def _explain(path: Path, doing: str, error: sqlite3.Error) -> QprobeError:
     return QprobeError(f"{doing} {path} failed: {error} ({name}); check the file and its folder.")
 
 
-def _no_log(path: Path) -> InputError:
-    return InputError(
-        f"the file system of {path} has no shared memory for SQLite's write-ahead log; write to a "
-        "local disk."
-    )
+def _keep_log(path: Path, connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise InputError(
+            f"the file system of {path} has no shared memory for SQLite's write-ahead log; write "
+            "to a local disk."
+        )
 
 
 def _name(error: sqlite3.Error) -> str:
