@@ -180,7 +180,9 @@ class DirectCommitter:
         )
         self._connection.executemany(
             "INSERT OR IGNORE INTO sample (split, sample, patient) VALUES (?, ?, ?)",
-            {(sample.split, sample.sample, sample.patient) for sample in window.samples},
+            dict.fromkeys(
+                (sample.split, sample.sample, sample.patient) for sample in window.samples
+            ),
         )
         self._insert(
             "INSERT INTO score (step, name, value, epoch, sample) SELECT ?, ?, ?, ?, id "

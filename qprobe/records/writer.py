@@ -179,7 +179,7 @@ class RunWriter:
         window, self._window = self._open_window(), Window()
         try:
             if window:
-                self._committer.commit(window)
+                self._commit(window)
             if wait:
                 self._committer.wait()
         except QprobeError as error:
@@ -213,6 +213,19 @@ class RunWriter:
             self.close(Status.INTERRUPTED, "interrupted from the keyboard")
         else:
             self.close(Status.FAILED, f"{type(error).__name__}: {error}")
+
+    def _commit(self, window: Window) -> None:
+        try:
+            self._committer.commit(window)
+        except QprobeError:
+            raise
+        except BaseException:
+            # Ctrl-C, say: the window may be in the file or not, and later ones build on it.
+            self._broken = QprobeError(
+                f"a flush of {self.path} was interrupted; what was recorded since the flush before "
+                "it may be missing: resume the run from an earlier step."
+            )
+            raise
 
     def _let_go(self) -> None:
         try:

@@ -22,7 +22,9 @@ def bits(values: np.ndarray) -> list[int]:
 @given(st.lists(st.floats(width=64)), st.data())
 def test_values_come_back_bit_by_bit(numbers: list[float], data: st.DataObject):
     values = np.array(numbers, dtype=np.float64)
-    there = np.array(data.draw(st.lists(st.booleans(), min_size=len(numbers), max_size=len(numbers))))
+    there = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(numbers), max_size=len(numbers)))
+    )
     back, mask = unpack(pack(narrowed(values), there.astype(bool)))
     assert bits(back) == bits(values)
     assert (np.ones(len(values), bool) if mask is None else mask).tolist() == there.tolist()
