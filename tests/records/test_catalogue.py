@@ -31,7 +31,7 @@ def test_layouts_may_share_columns_at_different_steps(path: Path):
             run.records(step + 1, Batch(layout=second, values=np.full(2, float(step + 1))))
             run.records(step, Batch(layout=apart, values=np.zeros(1)))
             run.flush()
-        with pytest.raises(InputError, match="step 299 of the layout .* comes after step 299"):
+        with pytest.raises(InputError, match=r"step 299 of the layout .* comes after step 299"):
             run.records(299, Batch(layout=first, values=np.zeros(2)))
         run.records(299, Batch(layout=apart, values=np.zeros(1)))
     with qprobe.open(path) as reader:
@@ -81,7 +81,7 @@ def test_a_sample_has_one_patient(path: Path):
     second = Sample(step=1, split="val", sample="s", name="dice", value=1.0, patient="p2")
     with create(path, INFO) as run:
         run.samples([first])
-        with pytest.raises(InputError, match="'s' of 'val' .* 'p1' and now of 'p2'"):
+        with pytest.raises(InputError, match=r"'s' of 'val' .* 'p1' and now of 'p2'"):
             run.samples([second])
     with resume(path) as run, pytest.raises(InputError, match="'p1' and now of 'p2'"):
         run.samples([second])

@@ -59,7 +59,7 @@ def test_a_file_that_is_no_run_is_named(
 
 @pytest.mark.parametrize("use", [qprobe.open, resume])
 def test_a_folder_is_named(tmp_path: Path, use: Callable[[Path], object]):
-    with pytest.raises(InputError, match="is a folder; name one .qprobe file"):
+    with pytest.raises(InputError, match="is a folder; name one"):
         use(tmp_path)
 
 
@@ -100,20 +100,28 @@ def test_damage_to_the_structure_is_an_error_that_names_the_file(finished: Path)
     named = 0
     for start in range(8192, len(whole), 8192):
         finished.write_bytes(whole[:start] + b"\xa5" * 64 + whole[start + 64 :])
-        try:
-            with qprobe.open(finished) as reader:
-                list(reader.records())
-                reader.metrics()
-        except InputError as error:
-            assert "run.qprobe is damaged or truncated" in str(error)
-            named += 1
+        message = what_reading_says(finished)
+        assert message is None or "run.qprobe is damaged or truncated" in message
+        named += message is not None
     assert named >= 5
 
 
+def what_reading_says(path: Path) -> str | None:
+    try:
+        with qprobe.open(path) as reader:
+            list(reader.records())
+            reader.metrics()
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def test_a_reader_cannot_write(finished: Path):
-    with closing(open_for_reading(finished)) as connection:
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            connection.execute("DELETE FROM series")
+    with (
+        closing(open_for_reading(finished)) as connection,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        connection.execute("DELETE FROM series")
 
 
 READ = """
@@ -207,9 +215,9 @@ def test_what_a_killed_creation_leaves_is_replaced(path: Path):
 def test_a_locked_file_is_explained(path: Path):
     with closing(sqlite3.connect(path)) as one, closing(sqlite3.connect(path, timeout=0)) as two:
         one.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(QprobeError, match=r"reading .*run\.qprobe waited .* close that"):
-            with explained(path, "reading"):
-                two.execute("BEGIN EXCLUSIVE")
+        expected = pytest.raises(QprobeError, match=r"reading .*run\.qprobe waited .* close that")
+        with expected, explained(path, "reading"):
+            two.execute("BEGIN EXCLUSIVE")
 
 
 def test_a_whole_file_is_accepted(finished: Path):

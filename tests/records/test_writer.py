@@ -3,6 +3,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -225,11 +226,9 @@ def test_a_network_file_system_is_refused_with_the_reason(path: Path, how: str):
     if how == "resume":
         create(path, INFO).close()
     before = sorted(path.parent.iterdir())
+    start = partial(create, path, INFO) if how == "create" else partial(resume, path)
     with pytest.raises(InputError, match=r"network file system \(nfs4\).*write-ahead log"):
-        if how == "create":
-            create(path, INFO, file_system=lambda place: "nfs4")
-        else:
-            resume(path, file_system=lambda place: "nfs4")
+        start(file_system=lambda place: "nfs4")
     assert sorted(path.parent.iterdir()) == before
 
 
