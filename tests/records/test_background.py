@@ -101,3 +101,4 @@ def test_a_full_queue_behind_an_error_does_not_block():
     with pytest.raises(QprobeError, match="no room for a"):
         committer.close()
     assert not committer._thread.is_alive()
+    assert inner.written == []

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ ODD = [math.nan, math.inf, -math.inf, 0.1]
 
 
 @pytest.fixture
-def reader(path: Path) -> RunReader:
+def reader(path: Path) -> Iterator[RunReader]:
     with create(path, INFO) as run:
         layout = run.layout(columns(5))
         there = np.array([True, True, True, True, False])
@@ -25,13 +26,8 @@ def reader(path: Path) -> RunReader:
             run.records(step, Batch(layout=layout, values=np.array([*ODD, 5.0]), present=there))
         run.record(3, Column("", "", "train", 'a "quoted", key'), 0.5)
         run.metrics([Metric(step=1, split="val", name="dice", value=math.nan)])
-        run.samples(
-            [
-                Sample(
-                    step=1, epoch=2, split="val", sample="s", name="dice", value=1 / 3, patient="p"
-                )
-            ]
-        )
+        where = {"epoch": 2, "split": "val", "sample": "s", "patient": "p"}
+        run.samples([Sample(step=1, name="dice", value=1 / 3, **where)])
         run.findings([finding(sites=("a", "b"))])
         run.arrays(
             [
@@ -39,7 +35,8 @@ def reader(path: Path) -> RunReader:
                 for s in (1, 2)
             ]
         )
-    return qprobe.open(path)
+    with qprobe.open(path) as opened:
+        yield opened
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -104,9 +101,8 @@ def test_parquet_holds_the_same(
     ]  # fmt: skip
     assert table.column("value").null_count == 0  # NaN is a value
     for row, record in zip(table.to_pylist(), reader.records(), strict=True):
-        assert repr(tuple(row.values())) == repr(
-            (record.run, record.step, *record.column, record.value)
-        )
+        expected = (record.run, record.step, *record.column, record.value)
+        assert repr(tuple(row.values())) == repr(expected)
     for name in (Table.METRICS, Table.SAMPLES, Table.FINDINGS):
         export.export(reader, tmp_path / f"{name}.parquet", table=name)
         assert parquet.read_table(tmp_path / f"{name}.parquet").num_rows == 1

@@ -62,7 +62,7 @@ def check(reader: RunReader, reference: Reference) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(actions)
 @pytest.mark.usefixtures("small")

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from sample_runs import INFO, columns, ramp
 import qprobe
 from qprobe.errors import InputError, QprobeError
 from qprobe.records import Array, Batch, Column, Metric, RunReader, Sample, Status, create
+from qprobe.records.layout import SPAN
 
 
 @pytest.fixture
-def reader(path: Path) -> RunReader:
+def reader(path: Path) -> Iterator[RunReader]:
     with create(path, INFO) as run:
         ramp(run, range(0, 100, 5))
         for step in (0, 50):
@@ -23,7 +25,8 @@ def reader(path: Path) -> RunReader:
             run.samples([Sample(step=step, split="val", sample="s", name="dice", value=1.0)])
             data = np.full(3, step, dtype=np.uint8)
             run.arrays([Array(step=step, site="head", role="", probe="h", key="x", data=data)])
-    return qprobe.open(path)
+    with qprobe.open(path) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,22 @@ def test_threads_share_a_reader(reader: RunReader):
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_a_span_that_moves_during_a_read_is_seen_once(path: Path):
+    with create(path, INFO) as run, qprobe.open(path) as reader:
+        ramp(run, range(SPAN - 1))
+        moved: list[str] = []
+
+        def move(statement: str) -> None:
+            if "FROM live" in statement and not moved:
+                moved.append(statement)
+                ramp(run, range(SPAN - 1, SPAN))
+
+        reader._connection.set_trace_callback(move)  # after the chunks, before the rows
+        assert reader.series(*columns(10)[0]).steps.tolist() == list(range(SPAN - 1))
+        assert moved
+        assert reader.series(*columns(10)[0]).steps.tolist() == list(range(SPAN))
 
 
 POLL = """
