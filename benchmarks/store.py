@@ -38,7 +38,7 @@ import sys, time, qprobe
 looks, worst = 0, 0.0
 with qprobe.open(sys.argv[1]) as reader:
     print("open", flush=True)
-    while not sys.stdin.closed and looks >= 0:
+    while True:
         start = time.perf_counter()
         reader.series(f"blocks.{looks % 600}.linear", "input", "summary", "statistic7")
         worst = max(worst, time.perf_counter() - start)
@@ -63,7 +63,7 @@ def write(path: Path, flushes: int, exact: bool) -> Measured:
         layout = run.layout(COLUMNS)
         run.flush()
         command = [sys.executable, "-c", POLL, path]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             _first_line(child)
             for step in range(flushes):
                 start = time.perf_counter()
@@ -123,19 +123,23 @@ def slowdown(folder: Path, seconds: float) -> Measured:
     """Percent of its small-operation rate that the main thread loses to the writing thread.
 
     Short slices with a thread that writes and with one that has nothing to do alternate, so that
-    what other programs do hits both alike. What handing a flush over costs is counted apart.
+    what other programs do hits both alike. Where they leave no core for the writing thread it
+    costs the main thread more: ``taken %`` is what they took of it while nothing was written.
+    What handing a flush over costs is counted apart.
     """
     work = small_operations()
     with create(folder / "thread.qprobe", INFO, background=True) as run:
         flushes = Flushes(run)
-        losses = []
+        losses, taken = [], []
         for _ in range(int(seconds / 2 / SLICE_S)):
-            idle = rate(work, lambda: None)
-            writing = rate(work, flushes.hand_over)
+            idle, share = rate(work, lambda: None)
+            writing, _ = rate(work, flushes.hand_over)
             run.flush(wait=True)
             losses.append(100 * (1 - writing / idle))
+            taken.append(100 * (1 - share))
     return {
         "slowdown %": statistics.median(losses),
+        "taken %": statistics.median(taken),
         "hand-over ms": statistics.median(flushes.spent),
         "flushes/s": len(flushes.spent) / (len(losses) * SLICE_S),
     }
@@ -159,17 +163,18 @@ class Flushes:
         self.spent.append(1e3 * (time.perf_counter() - start))
 
 
-def rate(work: Callable[[], object], before: Callable[[], None]) -> float:
-    """Calls of ``work`` per second of a slice, in which ``before`` runs between the steps."""
-    done, busy, start = 0, 0.0, time.perf_counter()
+def rate(work: Callable[[], object], before: Callable[[], None]) -> tuple[float, float]:
+    """Calls of ``work`` per second of a slice, with ``before`` between the steps; share of a core."""
+    done, busy, used, start = 0, 0.0, 0.0, time.perf_counter()
     while time.perf_counter() - start < SLICE_S:
         before()
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.thread_time()
         while time.perf_counter() - begin < STEP_S:
             work()
             done += 1
         busy += time.perf_counter() - begin
-    return done / busy
+        used += time.thread_time() - cpu
+    return done / busy, used / busy
 
 
 def _first_line(child: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ Most statistics come from float32 kernels. Values that all survive the way to fl
 stored in single the space; the bits that come back are the same.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ class Packed(NamedTuple):
 
     dtype: str
     present: bytes | None
-    data: bytes
+    data: bytes | memoryview
 
 
 def narrowed(values: Values) -> NDArray[Any]:
@@ -35,8 +36,22 @@ def narrowed(values: Values) -> NDArray[Any]:
 
 def pack(values: NDArray[Any], present: Mask | None) -> Packed:
     """A float32 or float64 array of any shape, in C order, with the values that are there."""
-    bits = None if present is None or present.all() else np.packbits(present, bitorder="little")
-    return Packed(values.dtype.str, None if bits is None else bits.tobytes(), values.tobytes())
+    there = None if present is None else _bits(present)
+    return Packed(values.dtype.str, there, values.tobytes())
+
+
+def pack_parts(
+    values: NDArray[Any], present: Mask | None, parts: Iterable[slice]
+) -> Iterator[Packed]:
+    """Slices along the first axis, each as :func:`pack` would give it, without a copy.
+
+    The writing thread holds Python's lock here, which the training step waits for.
+    """
+    dtype, row = values.dtype.str, values[0].nbytes
+    data = np.ascontiguousarray(values).data.cast("B")
+    for part in parts:
+        there = None if present is None else _bits(present[part])
+        yield Packed(dtype, there, data[part.start * row : part.stop * row])
 
 
 def unpack(packed: Packed) -> tuple[NDArray[Any], Mask | None]:
@@ -61,3 +76,7 @@ def unpack_steps(data: bytes) -> NDArray[np.int64]:
 def little_endian(array: NDArray[Any]) -> NDArray[Any]:
     """The same values, contiguous and little-endian, in the same shape (0-d stays 0-d)."""
     return np.asarray(array.astype(array.dtype.newbyteorder("<"), copy=False), order="C")
+
+
+def _bits(present: Mask) -> bytes | None:
+    return None if present.all() else np.packbits(present, bitorder="little").tobytes()

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from qprobe.errors import InputError
-from qprobe.records.blobs import Packed, little_endian, narrowed, pack, pack_steps, unpack
+from qprobe.records.blobs import Packed, little_endian, narrowed, pack_parts, pack_steps, unpack
 from qprobe.records.layout import SPAN, Layout, blocks, segments
 from qprobe.records.schema import Column, Finding, as_row
 from qprobe.records.store import explained, finish
@@ -101,8 +101,12 @@ class DirectCommitter:
             "INSERT INTO live (layout, segment, step, dtype, present, data) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (row.layout.number, segment, row.step, *pack(values[part], _at(row.present, part)))
-                for segment, part in parts
+                (row.layout.number, segment, row.step, *packed)
+                for (segment, _), packed in zip(
+                    parts,
+                    pack_parts(values, row.present, (part for _, part in parts)),
+                    strict=True,
+                )
             ),
         )
         for segment, _ in parts:
@@ -135,12 +139,13 @@ class DirectCommitter:
             (layout, segment),
         ).fetchall()
         steps = np.array([row[0] for row in rows], dtype=np.int64)
-        parts = [unpack(Packed(*row[1:])) for row in rows]
-        values = np.stack([part for part, _ in parts], axis=1)
+        values = np.stack([np.frombuffer(row[3], row[1]) for row in rows], axis=1)
         there = None
-        if any(present is not None for _, present in parts):
+        if any(row[2] is not None for row in rows):
+            masks = (unpack(Packed(*row[1:]))[1] for row in rows)
             full = np.ones(len(values), dtype=np.bool_)
-            there = np.stack([full if bits is None else bits for _, bits in parts], axis=1)
+            there = np.stack([full if mask is None else mask for mask in masks], axis=1)
+        parts = list(blocks(segment, len(values)))
         span = run(
             "INSERT INTO span (layout, segment, first_step, last_step, steps) "
             "VALUES (?, ?, ?, ?, ?)",
@@ -150,8 +155,10 @@ class DirectCommitter:
             "INSERT INTO chunk (layout, block, span, dtype, present, data) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (layout, block, span, *pack(values[part], _at(there, part)))
-                for block, part in blocks(segment, len(values))
+                (layout, block, span, *packed)
+                for (block, _), packed in zip(
+                    parts, pack_parts(values, there, (part for _, part in parts)), strict=True
+                )
             ),
         )
         run("DELETE FROM live WHERE layout = ? AND segment = ?", (layout, segment))
@@ -217,10 +224,6 @@ class DirectCommitter:
             (series,),
         ).fetchone()
         return str(row[0])
-
-
-def _at(present: Any, part: slice) -> Any:
-    return None if present is None else present[part]
 
 
 def _array(data: Any) -> tuple[str, str, bytes]:
