@@ -98,7 +98,7 @@ def read(path: Path) -> Measured:
 
 
 def floor(path: Path, flushes: int) -> float:
-    """Milliseconds to append the same bytes to a plain file, forced to disk as often as a run is."""
+    """Milliseconds to append the same bytes to a plain file, forced to disk as often as a run."""
     data = [row.astype(np.float32).tobytes() for row in values(exact=True)]
     start = time.perf_counter()
     with path.open("wb") as file:

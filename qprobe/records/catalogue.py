@@ -110,6 +110,11 @@ class Catalogue:
     def _number(self, column: Column, window: Window) -> int:
         number = self._numbers.get(column)
         if number is None:
+            if not all(isinstance(part, str) for part in column):
+                raise InputError(
+                    f"the column {tuple(column)} for {self._path} has a part that is no text; "
+                    "give site, role, probe and key as strings, empty where there is none."
+                )
             number = self._numbers[Column(*column)] = len(self._numbers) + 1
             window.series.append(NewSeries(number, Column(*column)))
         return number

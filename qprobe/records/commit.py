@@ -15,7 +15,7 @@ import numpy as np
 from qprobe.errors import InputError
 from qprobe.records.blobs import Packed, little_endian, narrowed, pack_parts, pack_steps, unpack
 from qprobe.records.layout import SPAN, Layout, blocks, segments
-from qprobe.records.schema import Column, Finding, as_row
+from qprobe.records.schema import Column, Finding, Sample, as_row
 from qprobe.records.store import explained, finish
 from qprobe.records.window import Row, Window
 
@@ -195,7 +195,7 @@ class DirectCommitter:
             "INSERT INTO score (step, name, value, epoch, sample) SELECT ?, ?, ?, ?, id "
             "FROM sample WHERE split = ? AND sample = ?",
             window.samples,
-            lambda s: (s.step, s.name, s.value, s.epoch, s.split, s.sample),
+            _score,
             lambda s: f"{s.name} of the sample {s.sample} of {s.split} at step {s.step}",
         )
 
@@ -224,6 +224,11 @@ class DirectCommitter:
             (series,),
         ).fetchone()
         return str(row[0])
+
+
+def _score(sample: Sample) -> tuple[Any, ...]:
+    step, split, name_of_sample, name, value, epoch, _ = as_row(sample)
+    return step, name, value, epoch, split, name_of_sample
 
 
 def _array(data: Any) -> tuple[str, str, bytes]:

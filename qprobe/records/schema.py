@@ -283,5 +283,10 @@ def is_whole(value: object) -> bool:
 
 
 def as_row(item: Metric | Sample) -> tuple[Any, ...]:
-    """The fields of a flat value, in their order."""
-    return tuple(getattr(item, field.name) for field in fields(item))
+    """The fields of a flat value, in their order, with NumPy's numbers as Python's."""
+    plain = {
+        "step": int(item.step),
+        "value": float(item.value),
+        "epoch": None if item.epoch is None else int(item.epoch),
+    }
+    return tuple(plain.get(field.name, getattr(item, field.name)) for field in fields(item))

@@ -146,12 +146,16 @@ class RunWriter:
 
     def metrics(self, metrics: Iterable[Metric]) -> None:
         """Record values of whole splits."""
-        self._open_window().metrics.extend(metrics)
+        window = self._open_window()
+        for metric in metrics:
+            _checked_step(metric.step)
+            window.metrics.append(metric)
 
     def samples(self, samples: Iterable[Sample]) -> None:
         """Record per-sample scores."""
         window = self._open_window()
         for sample in samples:
+            _checked_step(sample.step)
             self._catalogue.check_patient(sample)
             window.samples.append(sample)
 

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from qprobe.records import (
     Column,
     Metric,
     Record,
+    Role,
     RunInfo,
     RunWriter,
     Sample,
@@ -189,6 +191,11 @@ def test_a_step_is_a_whole_number(writer: RunWriter, step: object):
     layout = writer.layout(columns(1))
     with pytest.raises(InputError, match="a step is a whole number from 0"):
         writer.record(step, LOSS, 0.0)  # type: ignore[arg-type]
+    wrong: dict[str, Any] = {"step": step, "split": "val", "name": "dice", "value": 0.5}
+    with pytest.raises(InputError, match="a step is a whole number from 0"):
+        writer.metrics([Metric(**wrong)])
+    with pytest.raises(InputError, match="a step is a whole number from 0"):
+        writer.samples([Sample(sample="s", **wrong)])
     with pytest.raises(InputError, match="a step is a whole number from 0"):
         writer.records(step, Batch(layout=layout, values=np.zeros(1)))  # type: ignore[arg-type]
 
@@ -282,3 +289,24 @@ def test_an_interrupted_flush_ends_the_writing(
     with qprobe.open(path) as reader:
         assert reader.meta.status is Status.INTERRUPTED
         assert [len(series) for _, series in reader.select()] == [5] * 10
+
+
+def test_numbers_of_numpy_and_roles_are_taken(path: Path):
+    number: dict[str, Any] = {"value": np.float32(0.5), "step": np.int64(3), "epoch": np.int32(1)}
+    column = Column("head", Role.INPUT, "summary", "kurtosis")
+    with create(path, INFO) as run:
+        run.record(np.int64(3), column, np.float32(0.5))
+        run.records(np.int64(3), Batch(layout=run.layout(columns(2)), values=np.ones(2, "f4")))
+        run.metrics([Metric(split="val", name="dice", **number)])
+        run.samples([Sample(split="val", sample="s", name="dice", **number)])
+    with qprobe.open(path) as reader:
+        assert reader.series("head", "input", "summary", "kurtosis").values.tolist() == [0.5]
+        assert (reader.metrics()[0].value, reader.metrics()[0].epoch) == (0.5, 1)
+        assert (reader.samples()[0].value, reader.samples()[0].step) == (0.5, 3)
+
+
+@pytest.mark.parametrize("part", [None, 3])
+def test_a_column_is_made_of_texts(writer: RunWriter, part: Any):
+    with pytest.raises(InputError, match="has a part that is no text; give site, role"):
+        writer.record(0, Column("head", "input", "summary", part), 1.0)
+    writer.record(0, Column("head", "input", "summary", ""), 1.0)
