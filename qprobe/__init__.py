@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = _version("qprobe")
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {"open": "qprobe.records"}
 
 __all__ = ["__version__"]
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from qprobe.cli import list_, version
+from qprobe.cli import export, list_, version
 from qprobe.errors import QprobeError
 
 # Typer carries its own copy of click from 0.26 on and uses the installed one before: either way its
@@ -33,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(list_.app, name="list")
+app.command("export")(export.export_)
 app.command("version")(version.version)
 
 
