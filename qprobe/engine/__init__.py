@@ -1,1 +1,15 @@
 """The built-in engine: data, losses, metrics, training."""
+
+from qprobe.engine.config import OnNonFinite, Precision, Schedule, TrainConfig
+from qprobe.engine.train import Callback, Training, TrainResult, train
+
+__all__ = [
+    "Callback",
+    "OnNonFinite",
+    "Precision",
+    "Schedule",
+    "TrainConfig",
+    "TrainResult",
+    "Training",
+    "train",
+]

@@ -97,6 +97,13 @@ class TrainConfig:
                 raise InputError(f"{name} is at least {low}, got {value}.")
         if self.layers not in ("mid", "all"):
             raise InputError(f"layers is 'mid' or 'all', got {self.layers!r}.")
+        if self.schedule is Schedule.PLATEAU and self.warmup:
+            raise InputError("the plateau schedule has no warm-up; use cosine or constant.")
+        if self.batch % self.accumulate:
+            raise InputError(
+                f"accumulate splits a batch into equal parts: {self.batch} samples do not make "
+                f"{self.accumulate}."
+            )
         if self.fold is not None and not self.fold < self.folds:
             raise InputError(f"fold counts from 0 to {self.folds - 1}, got {self.fold}.")
         if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
