@@ -123,9 +123,7 @@ def test_the_installed_wheel_uses_its_kernels(with_compiler, tmp_path):
     assert described.startswith("native C, ")
 
 
-@pytest.mark.parametrize("built", ["with_compiler", "without_compiler"])
-def test_both_distributions_carry_what_a_stranger_needs(built, request):
-    sdist, wheel, _ = request.getfixturevalue(built)
+def check_contents(sdist: Path, wheel: Path) -> None:
     with tarfile.open(sdist) as archive:
         root = sdist.name.removesuffix(".tar.gz")
         names = {name.removeprefix(f"{root}/") for name in archive.getnames()}
@@ -135,6 +133,15 @@ def test_both_distributions_carry_what_a_stranger_needs(built, request):
         (points,) = (n for n in archive.namelist() if n.endswith("/entry_points.txt"))
         assert b"Apache License" in archive.read(license_file)
         assert b"qprobe = qprobe.cli.main:run" in archive.read(points)
+
+
+@needs_compiler
+def test_with_a_compiler_both_distributions_carry_what_a_stranger_needs(with_compiler):
+    check_contents(*with_compiler[:2])
+
+
+def test_without_a_compiler_both_distributions_carry_it_too(without_compiler):
+    check_contents(*without_compiler[:2])
 
 
 def test_without_a_compiler_the_build_warns_and_goes_on(without_compiler):
@@ -168,6 +175,20 @@ def test_an_editable_install_compiles_again_when_the_kernels_change(checkout, tm
     run(*editable, "--upgrade", cwd=source)
     assert b"qprobe_marker_of_a_test" not in before
     assert b"qprobe_marker_of_a_test" in library.read_bytes()
+
+
+def test_the_example_of_contributing_installs_and_is_listed(tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    blocks = re.findall(r"^```(?:toml|python) title=(\S+)\n(.*?)^```", text, re.M | re.S)
+    assert [name for name, _ in blocks] == ["pyproject.toml", "my_recipes.py"]
+    for name, block in blocks:
+        (tmp_path / name).write_text(block)
+    site = tmp_path / "site"
+    command = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
+    run(*command, "--no-build-isolation", "--target", site, tmp_path, cwd=tmp_path)
+    listing = (sys.executable, "-c", "from qprobe.cli.main import run; run()", "list", "recipes")
+    *_, last = run(*listing, cwd=site, PYTHONPATH=str(site)).splitlines()
+    assert last.split()[:7] == ["weights-2d", "–", "nvfp4/2d", "–", "fprop's", "–", "–"]
 
 
 @pytest.fixture
@@ -216,13 +237,8 @@ def test_make_test_passes_words_on(house):
 def test_make_names_the_python_it_needs(house):
     python = house / ".fake-python"
     python.write_text('#!/bin/sh\nexec python3 -c "import sys; sys.version_info = (3, 9, 1); $2"\n')
-    seen = subprocess.run(
-        ["make", "setup", "PYTHON=./.fake-python"],
-        cwd=house,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ("make", "setup", "PYTHON=./.fake-python")
+    seen = subprocess.run(command, cwd=house, capture_output=True, text=True, check=False)
     assert seen.returncode != 0
     assert "qprobe needs Python 3.11 or newer, ./.fake-python is 3.9" in seen.stderr
     assert not (house / ".venv").exists()
