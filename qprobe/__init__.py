@@ -6,13 +6,33 @@ opening a run never imports torch.
 
 from importlib import import_module
 from importlib.metadata import version as _version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qprobe.quant.catalogue import recipe, recipes
+    from qprobe.quant.convert import convert, override
+    from qprobe.quant.quantize import fake_quantize, quantize
 
 __version__ = _version("qprobe")
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC = {
+    "convert": "qprobe.quant",
+    "fake_quantize": "qprobe.quant",
+    "override": "qprobe.quant",
+    "quantize": "qprobe.quant",
+    "recipe": "qprobe.quant",
+    "recipes": "qprobe.quant",
+}
 
-__all__ = ["__version__"]
+__all__ = [
+    "__version__",
+    "convert",
+    "fake_quantize",
+    "override",
+    "quantize",
+    "recipe",
+    "recipes",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *__all__})

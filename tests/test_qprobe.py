@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 
 import pytest
@@ -39,10 +40,15 @@ def test_the_version_is_that_of_the_distribution():
     assert qprobe.__version__ == version("qprobe")
 
 
-def test_all_names_exist_and_are_listed():
+def test_public_names_are_those_of_their_modules_and_are_listed():
+    assert {*qprobe.__all__} == {"__version__", *qprobe._PUBLIC}
     assert set(qprobe.__all__) <= set(dir(qprobe))
-    for name in qprobe.__all__:
-        assert getattr(qprobe, name) is not None
+    for name, module in qprobe._PUBLIC.items():
+        assert getattr(qprobe, name) is getattr(import_module(module), name)
+
+
+def test_a_public_name_loads_its_module_when_it_is_used():
+    assert "torch" in imported_by("import qprobe; qprobe.recipe")
 
 
 def test_an_unknown_name_is_an_attribute_error():

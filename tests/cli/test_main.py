@@ -139,9 +139,15 @@ def test_a_reader_that_goes_away_is_no_error(words):
     """The pipe is closed before the first byte, which is the worst that `| head` can do."""
     reading, writing = os.pipe()
     os.close(reading)
+    environment = {key: text for key, text in os.environ.items() if key != "PYTHONUNBUFFERED"}
     try:
         seen = subprocess.run(
-            [*QPROBE, *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+            [*QPROBE, *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment,
         )
     finally:
         os.close(writing)
@@ -158,6 +164,19 @@ def test_a_pipe_to_head_gives_its_line():
     )
     assert (seen.returncode, seen.stderr) == (0, "")
     assert only_line(seen.stdout).startswith("recipe ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_an_output_without_our_letters_is_no_error(encoding):
+    seen = subprocess.run(
+        [*QPROBE, "list", "recipes"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (seen.returncode, seen.stderr) == (0, b"")
+    dash = "–".encode(encoding, errors="replace")
+    assert seen.stdout.splitlines()[1].split()[:2] == [b"bf16", dash]
 
 
 SLEEPER = """
