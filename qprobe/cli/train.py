@@ -19,25 +19,35 @@ _SETTING = "A setting by name, name=value; repeat it for several."
 
 
 def train(  # noqa: PLR0913  (the settings people change most; --set reaches all of them)
-    arch: Annotated[str | None, typer.Option(help="cnn, vit, swin, module:factory, monai:Class.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="cnn, vit, swin, module:factory, monai:Class.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="tiny, 500k, 4m, 15m.")] = None,
     recipe: Annotated[str | None, typer.Option(help="See `qprobe list recipes`.")] = None,
     layers: Annotated[str | None, typer.Option(help="mid or all.")] = None,
-    data: Annotated[str | None, typer.Option(help="phantom, phantom3d, lgg, busi, nifti, module:factory.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="phantom, phantom3d, lgg, busi, nifti, module:factory.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     image: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     steps: Annotated[int | None, typer.Option(help="At most this many optimizer steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; by default the architecture's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Initial weights, order, dropout, rounding.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; by default the architecture's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Initial weights, order, dropout, rounding.")
+    ] = None,
     fold: Annotated[int | None, typer.Option(help="Train this fold of a cross-validation.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help=_SETTING)] = None,
     model_option: Annotated[list[str] | None, typer.Option(help="An option of the model.")] = None,
     data_option: Annotated[list[str] | None, typer.Option(help="An option of the data.")] = None,
     out: Folder = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the training in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the training in this folder.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; two workers beat two threads.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -144,4 +154,6 @@ def _value(text: str) -> Any:
 
 
 def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+    }
