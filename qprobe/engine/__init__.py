@@ -1,7 +1,7 @@
 """The built-in engine: data, losses, metrics, training."""
 
 from qprobe.engine.config import OnNonFinite, Precision, Schedule, TrainConfig
-from qprobe.engine.train import Callback, Training, TrainResult, train
+from qprobe.engine.loop import Callback, Training, TrainResult, train
 
 __all__ = [
     "Callback",
