@@ -18,6 +18,7 @@ __version__ = _version("qprobe")
 _PUBLIC = {
     "convert": "qprobe.quant",
     "fake_quantize": "qprobe.quant",
+    "open": "qprobe.records",
     "override": "qprobe.quant",
     "quantize": "qprobe.quant",
     "recipe": "qprobe.quant",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "convert",
     "fake_quantize",
+    "open",
     "override",
     "quantize",
     "recipe",

@@ -15,7 +15,7 @@ from typing import Annotated, cast
 
 import typer
 
-from qprobe.cli import list_, version
+from qprobe.cli import export, list_, version
 from qprobe.errors import QprobeError
 
 # Typer carries its own copy of click from 0.26 on and uses the installed one before: either way its
@@ -36,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(list_.app, name="list")
+app.command("export")(export.export_)
 app.command("version")(version.version)
 
 

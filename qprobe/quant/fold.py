@@ -41,7 +41,7 @@ class Folded:
         return blocks.view(sizes).permute(self._inverse())
 
     def arrange(self, same: Tensor) -> Tensor:
-        """Another tensor of the original's shape, folded alike (copied where it lies otherwise)."""
+        """Another tensor of the original's shape, folded alike: a view where that is possible."""
         return same.permute(self.order).reshape(self.x.shape)
 
     def beside(self, partner: int, blocks: int) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qprobe.errors import InputError
 from qprobe.quant.formats import IntFormat
 from qprobe.quant.quantize import Operand, quantize_operand
 from qprobe.quant.recipe import Gemm, How, QuantRecipe, Source
@@ -188,8 +189,12 @@ class _Products(torch.autograd.Function):
         return kernel.fprop(*_common(x_fprop, w_fprop)).to(x.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise InputError(
+                "a quantized layer has no second derivative; take Hessians of the model in high "
+                "precision: convert(model, 'bf16')."
+            )
         kernel, setup = ctx.kernel, ctx.setup
         x, w = ctx.saved_tensors
         dx = dw = None

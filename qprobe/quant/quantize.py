@@ -69,15 +69,18 @@ def quantize(
     _check_finite(x)
     form = spec.format
     wide = x.detach().float()
-    amax = wide.abs().amax() if x.numel() else wide.new_zeros(())
-    at = resolve(x, axis)[0] if x.dim() else 0
+    at = resolve(x, axis)[0]
+    if not x.numel():
+        return _empty(x, spec, at)
     if isinstance(form, IntFormat):
         s = integer.scales(wide, form, integer.reduced_axes(wide, spec.granularity, axis))
         codes = integer.codes(wide, form, s).to(torch.int8)
         scale = s.scale
     else:
         codes, scale = _block_codes(wide, spec, at, generator)
-    return Quantized(codes=codes, scale=scale, amax=amax, spec=spec, axis=at, dtype=x.dtype)
+    return Quantized(
+        codes=codes, scale=scale, amax=wide.abs().amax(), spec=spec, axis=at, dtype=x.dtype
+    )
 
 
 def fake_quantize(
@@ -144,13 +147,9 @@ def quantize_operand(
         values = integer.fake_quantize(x.float(), spec, operand.axes).to(dtype)
         return values if out is None else out.copy_(values)
     folded = fold(x if x.dtype in _KERNEL_TYPES else x.float(), operand.axes, spec.format.block)
-    noise = _noise(x, spec, generator)
+    noise = _noise(folded, x, spec, generator)
     if operand.hadamard:
-        if noise is not None:
-            noise = _padded(folded.arrange(noise))
         return folded.unfold(_rotated(folded, spec, noise)).to(dtype)
-    if noise is not None:
-        noise = folded.arrange(noise)
     target = _target(folded, dtype, out)
     blockscale.fake_quantize(folded, spec, noise, operand.partner, target)
     values = folded.unfold(target).to(dtype)
@@ -189,7 +188,7 @@ def _target(folded: Folded, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     """Where the kernels write: ``out`` itself where it lies in memory as they see it."""
     if out is not None and out.dtype == folded.x.dtype:
         arranged = folded.arrange(out)
-        if arranged.data_ptr() == out.data_ptr():
+        if arranged.data_ptr() == out.data_ptr() and arranged.is_contiguous():
             return arranged
     narrow = dtype == torch.bfloat16 and folded.x.dtype == torch.bfloat16
     return torch.empty_like(folded.x, dtype=torch.bfloat16 if narrow else torch.float32)
@@ -198,6 +197,7 @@ def _target(folded: Folded, dtype: torch.dtype, out: Tensor | None) -> Tensor:
 def _rotated(folded: Folded, spec: QuantSpec, noise: Tensor | None) -> Tensor:
     length = folded.x.shape[1]
     x = _padded(folded.x)
+    noise = None if noise is None else _padded(noise)
     turned = rotate_folded(x.float()).to(x.dtype)
     whole = Folded(x=turned, order=(0, 1, 2), sizes=tuple(turned.shape), middle=range(1, 2))
     out = torch.empty_like(turned, dtype=torch.float32)
@@ -210,8 +210,10 @@ def _padded(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
 
 
-def _noise(x: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Tensor | None:
-    """A random byte an element, in the order of ``x``'s indices."""
+def _noise(
+    folded: Folded, x: Tensor, spec: QuantSpec, generator: torch.Generator | None
+) -> Tensor | None:
+    """A random byte an element, drawn in the order of ``x``'s indices, lying as ``folded`` does."""
     if spec.rounding is not Rounding.STOCHASTIC:
         return None
     if generator is None:
@@ -223,28 +225,43 @@ def _noise(x: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Ten
         )
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.uint8)[: x.numel()].view(x.shape)
+    drawn = words.view(torch.uint8)[: x.numel()].view(x.shape)
+    return folded.arrange(drawn).contiguous()
+
+
+def _empty(x: Tensor, spec: QuantSpec, axis: int) -> Quantized:
+    """Nothing to quantize: no codes, and no scale either."""
+    form, sizes = spec.format, list(x.shape)
+    if isinstance(form, IntFormat):
+        for a in integer.reduced_axes(x, spec.granularity, axis):
+            sizes[a] = 1
+    else:
+        sizes[axis] = -(-sizes[axis] // form.block)
+    return Quantized(
+        codes=torch.empty_like(x, dtype=torch.int8 if isinstance(form, IntFormat) else torch.uint8),
+        scale=torch.ones(sizes, device=x.device),
+        amax=torch.zeros((), device=x.device),
+        spec=spec,
+        axis=axis,
+        dtype=x.dtype,
+    )
 
 
 def _block_codes(
     x: Tensor, spec: QuantSpec, axis: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     form = blockscale.block_format(spec)
-    if not x.numel():
-        empty = list(x.shape)
-        empty[axis] = -(-x.shape[axis] // form.block)
-        return torch.zeros_like(x, dtype=torch.uint8), x.new_zeros(empty)
     folded = fold(x, axis, form.block)
     partner = _partner(x, (axis,)) if spec.tile is Tile.TWO_D else None
     absmax = blockscale.block_absmax(folded, spec, partner)
     stored, encode, _ = blockscale.scales(absmax, absmax.amax(), form)
     spread = encode.repeat_interleave(form.block, 1)[:, : folded.x.shape[1]]
     y = folded.x * spread
-    noise = _noise(x, spec, generator)
+    noise = _noise(folded, x, spec, generator)
     if noise is None:
         magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
     else:
-        magnitude = e2m1_stochastic(y, folded.arrange(noise)).abs_()
+        magnitude = e2m1_stochastic(y, noise).abs_()
     grid = torch.tensor(E2M1.magnitudes, device=x.device)
     codes = torch.bucketize(magnitude, grid, out_int32=True).to(torch.uint8)
     codes.bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))

@@ -1,0 +1,1 @@
+"""The built-in engine: data, losses, metrics, training."""

@@ -1,0 +1,194 @@
+"""What a training is: one frozen value, checked when it is made, stored with the run, hashed whole.
+
+Two trainings with the same hash are the same training: nothing that changes a result lives outside.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Self, get_type_hints
+
+from qprobe.errors import InputError
+
+Scalar = bool | int | float | str | None
+Options = tuple[tuple[str, Scalar], ...]
+
+
+class Schedule(StrEnum):
+    """How the learning rate moves."""
+
+    PLATEAU = "plateau"
+    """Halved when the validation score has not risen for ten epochs."""
+    COSINE = "cosine"
+    """Down to zero along half a cosine over the whole training, after ``warmup`` steps up."""
+    CONSTANT = "constant"
+
+
+class Precision(StrEnum):
+    """What everything that the recipe does not quantize is computed in."""
+
+    AUTO = "auto"
+    """bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    """float16 autocast with a loss scale."""
+
+
+class OnNonFinite(StrEnum):
+    """What follows a loss that is NaN or infinite; it is recorded first, whatever follows."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A training from its first weight to its last score.
+
+    ``None`` in ``optimizer``, ``lr`` and ``weight_decay`` takes the protocol of the architecture
+    (:func:`protocol`). ``steps`` caps the number of optimizer steps, whatever ``epochs`` says.
+    ``fold`` trains one of ``folds`` cross-validation folds instead of the hold-out split.
+
+    >>> TrainConfig(arch="swin", recipe="nvfp4-2d-rht-sr").resolved().optimizer
+    'adamw'
+    """
+
+    arch: str = "cnn"
+    size: str = "500k"
+    image: int = 64
+    patch: int | None = None
+    model: Options = ()
+    recipe: str = "bf16"
+    layers: str = "mid"
+    data: str = "phantom"
+    data_options: Options = ()
+    validation: float = 0.1
+    test: float = 0.1
+    split_seed: int = 0
+    fold: int | None = None
+    folds: int = 5
+    augment: bool = True
+    seed: int = 0
+    epochs: int = 100
+    steps: int | None = None
+    batch: int = 32
+    accumulate: int = 1
+    optimizer: str | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    schedule: Schedule = Schedule.PLATEAU
+    warmup: int = 0
+    patience: int = 20
+    grace: int = 40
+    min_delta: float = 0.001
+    precision: Precision = Precision.AUTO
+    device: str = "auto"
+    on_nonfinite: OnNonFinite = OnNonFinite.STOP
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name, low in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise InputError(f"{name} is at least {low}, got {value}.")
+        if self.layers not in ("mid", "all"):
+            raise InputError(f"layers is 'mid' or 'all', got {self.layers!r}.")
+        if self.fold is not None and not self.fold < self.folds:
+            raise InputError(f"fold counts from 0 to {self.folds - 1}, got {self.fold}.")
+        if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"optimizer is one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}."
+            )
+        for name in ("validation", "test"):
+            share = getattr(self, name)
+            if not share > 0:
+                raise InputError(f"{name} is a share below 1 or a number of patients, got {share}.")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From a mapping as TOML or JSON gives it; unknown keys and wrong types are errors."""
+        kinds = get_type_hints(cls)
+        unknown = sorted(given.keys() - kinds.keys())
+        if unknown:
+            raise InputError(
+                f"a training has no setting {unknown[0]!r}; it has {', '.join(kinds)}."
+            )
+        return cls(**{name: _read(name, kinds[name], value) for name, value in given.items()})
+
+    def resolved(self) -> Self:
+        """With the architecture's protocol in place of every ``None`` that stands for it."""
+        optimizer, lr, weight_decay = protocol(self.arch)
+        return replace(
+            self,
+            optimizer=self.optimizer or optimizer,
+            lr=lr if self.lr is None else self.lr,
+            weight_decay=weight_decay if self.weight_decay is None else self.weight_decay,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, every field."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: dict(value) if isinstance(value, tuple) else _plain(value)
+            for name, value in plain.items()
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of every field, in hexadecimal."""
+        text = json.dumps(self.resolved().as_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+OPTIMIZERS = ("adamax", "adamw", "adam", "sgd")
+
+#: The least value of a setting, where it has one.
+_AT_LEAST = {
+    "image": 1, "seed": 0, "split_seed": 0, "fold": 0, "folds": 2, "epochs": 1, "steps": 1,
+    "batch": 1, "accumulate": 1, "lr": 0.0, "weight_decay": 0.0, "clip": 0.0, "warmup": 0,
+    "patience": 1, "grace": 0, "min_delta": 0.0, "checkpoint_every": 1,
+}  # fmt: skip
+
+#: Optimizer, learning rate and weight decay of the study, by architecture.
+_PROTOCOLS = {
+    "cnn": ("adamax", 5e-4, 0.0),
+    "vit": ("adamw", 1e-4, 1e-4),
+    "swin": ("adamw", 1e-4, 1e-4),
+}
+
+
+def protocol(arch: str) -> tuple[str, float, float]:
+    """Optimizer, learning rate and weight decay for an architecture; AdamW for foreign ones."""
+    return _PROTOCOLS.get(arch, ("adamw", 1e-4, 1e-4))
+
+
+def _plain(value: object) -> Scalar:
+    return value.value if isinstance(value, StrEnum) else value  # type: ignore[return-value]
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """``value`` as a field of this kind takes it."""
+    if kind == Options:
+        if not isinstance(value, Mapping | tuple):
+            raise InputError(f"{name} is a table of options, got {value!r}.")
+        return tuple(sorted(dict(value).items()))
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        try:
+            return kind(value)
+        except ValueError:
+            raise InputError(f"{name} is one of {', '.join(kind)}, got {value!r}.") from None
+    allowed = kind if isinstance(kind, type) else tuple(kind.__args__)
+    if isinstance(value, int) and not isinstance(value, bool) and not _takes(allowed, int):
+        value = float(value)
+    if not _takes(allowed, type(value)):
+        wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace(" | None", "")
+        raise InputError(f"{name} is of type {wanted}, got {value!r}.")
+    return value
+
+
+def _takes(allowed: Any, kind: type) -> bool:
+    return kind in (allowed if isinstance(allowed, tuple) else (allowed,))

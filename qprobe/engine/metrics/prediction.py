@@ -1,0 +1,33 @@
+"""Histograms of the logits an image was given, apart for background and foreground pixels.
+
+1,024 bins of 1/32 from −16 to 16; what lies beyond is in the outermost bins. At 16 a probability in
+float32 is two roundings away from 1, so the range drops nothing that probabilities would tell.
+"""
+
+import torch
+from torch import Tensor
+
+from qprobe.engine.metrics.overlap import check_shapes
+
+BINS = 1024
+LIMIT = 16.0
+
+
+def logit_histograms(logits: Tensor, target: Tensor) -> Tensor:
+    """Counts ``[B, 2, BINS]`` of background (0) and foreground (1) pixels by logit.
+
+    Their sum over axis 1 is the histogram of predictions; sums over images are what
+    :func:`~qprobe.inference.precision_recall.average_precision_of_histograms` reads.
+
+    >>> counts = logit_histograms(torch.tensor([[0.0, 99.0]]), torch.tensor([[0, 1]]))
+    >>> counts.nonzero().tolist()
+    [[0, 0, 512], [0, 1, 1023]]
+    """
+    check_shapes(logits, target)
+    batch = len(logits)
+    at = (logits.flatten(1).float() + LIMIT) * (BINS / (2 * LIMIT))
+    at = at.clamp(0, BINS - 1).long()
+    side = (target > 0.5).flatten(1).long()
+    image = torch.arange(batch, device=logits.device)[:, None]
+    flat = ((2 * image + side) * BINS + at).flatten()
+    return torch.bincount(flat, minlength=2 * BINS * batch).view(batch, 2, BINS)

@@ -1,0 +1,32 @@
+"""Statistics over runs and samples: NumPy and SciPy only, every number with its n and interval."""
+
+from qprobe.inference.bootstrap import Method, Resampling, bootstrap, paired_bootstrap
+from qprobe.inference.effect import cohens_d, hedges_g, mean_interval
+from qprobe.inference.interval import Interval
+from qprobe.inference.paired import SignedRank, holm, wilcoxon
+from qprobe.inference.precision_recall import (
+    average_precision,
+    average_precision_bounds,
+    average_precision_of_histograms,
+    precision_recall,
+)
+from qprobe.inference.rank import kendall_tau
+
+__all__ = [
+    "Interval",
+    "Method",
+    "Resampling",
+    "SignedRank",
+    "average_precision",
+    "average_precision_bounds",
+    "average_precision_of_histograms",
+    "bootstrap",
+    "cohens_d",
+    "hedges_g",
+    "holm",
+    "kendall_tau",
+    "mean_interval",
+    "paired_bootstrap",
+    "precision_recall",
+    "wilcoxon",
+]

@@ -1,0 +1,40 @@
+"""Fixtures that every test may use."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from qprobe import native
+from qprobe.native import InstructionSet
+
+torch.set_num_threads(1)
+
+#: The implementations of one arithmetic: PyTorch, and the C kernels in each of their variants.
+IMPLEMENTATIONS = ("pytorch", *(one.name.lower() for one in InstructionSet))
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Run the test once with each implementation that this machine has."""
+    name = request.param
+    if name == "pytorch":
+        monkeypatch.setattr(native, "kernels", None)
+        yield name
+        return
+    if native.kernels is None:
+        pytest.skip(native.describe())
+    wanted = InstructionSet[name.upper()]
+    if native.kernels.select(wanted) is not wanted:
+        native.kernels.select(InstructionSet.AVX512)
+        pytest.skip(f"this processor has no {name}")
+    yield name
+    native.kernels.select(InstructionSet.AVX512)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator with a fixed seed."""
+    return torch.Generator().manual_seed(20261121)

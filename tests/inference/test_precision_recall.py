@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from qprobe.errors import InputError
+from qprobe.inference.precision_recall import (
+    average_precision,
+    average_precision_bounds,
+    average_precision_of_histograms,
+    precision_recall,
+)
+
+BINS = 32
+
+
+def sample(seed, n=400, decimals=None):
+    generator = np.random.default_rng(seed)
+    labels = generator.random(n) < 0.2
+    scores = generator.normal(labels * 1.5, 1.0)
+    return (scores if decimals is None else scores.round(decimals)), labels
+
+
+def binned(scores, labels, bins=BINS):
+    at = np.clip(((scores + 4) / 8 * bins).astype(int), 0, bins - 1)
+    counts = [np.bincount(at[labels == side], minlength=bins) for side in (False, True)]
+    return np.stack(counts), at
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("decimals", [None, 1, 0])
+def test_exact_value_is_scikit_learns(seed, decimals):
+    scores, labels = sample(seed, decimals=decimals)
+    expected = average_precision_score(labels, scores)
+    assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "value"),
+    [
+        ([3, 2, 1], [1, 1, 0], 1.0),
+        ([3, 2, 1], [0, 0, 1], 1 / 3),
+        ([1, 1, 1, 1], [1, 0, 0, 0], 0.25),
+        ([np.inf, 0, -np.inf], [0, 1, 0], 0.5),
+        ([5], [1], 1.0),
+    ],
+)
+def test_exact_value_by_hand(scores, labels, value):
+    assert average_precision(scores, labels) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_value_of_histograms_with_pure_bins_is_scikit_learns(seed):
+    """Where no bin holds both kinds, their order inside a bin does not matter."""
+    scores, labels = sample(seed)
+    at = 2 * binned(scores, labels)[1] + labels
+    counts = np.stack([np.bincount(at[labels == side], minlength=64) for side in (False, True)])
+    expected = average_precision_score(labels, at + np.linspace(0, 0.5, len(at)))
+    assert float(average_precision_of_histograms(counts)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_value_of_mixed_bins_is_the_mean_over_orders_inside_them():
+    scores, labels = sample(0, n=4000)
+    counts, at = binned(scores, labels)
+    generator = np.random.default_rng(0)
+    orders = [average_precision(at + generator.random(at.size), labels) for _ in range(200)]
+    error = float(average_precision_of_histograms(counts)) - np.mean(orders)
+    assert abs(error) < 0.001
+    assert (
+        abs(float(average_precision_of_histograms(counts)) - average_precision(at, labels)) > 0.005
+    )
+
+
+def test_value_of_mixed_bins_is_the_sum_of_its_definition():
+    negatives, positives = [3, 0, 2, 5], [0, 2, 4, 3]
+    total, hits, misses = 0.0, 0, 0
+    for n, p in zip(reversed(negatives), reversed(positives), strict=True):
+        for i in range(1, p + 1):
+            total += (hits + i) / (hits + i + misses + n * i / (p + 1))
+        hits, misses = hits + p, misses + n
+    got = float(average_precision_of_histograms([negatives, positives]))
+    assert got == pytest.approx(total / hits, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("decimals", [None, 0])
+@pytest.mark.parametrize("bins", [1, 4, 32])
+def test_bounds_enclose_the_exact_value_and_that_of_the_bins(seed, decimals, bins):
+    scores, labels = sample(seed, n=60, decimals=decimals)
+    counts, _ = binned(scores, labels, bins)
+    low, high = (float(bound) for bound in average_precision_bounds(counts))
+    assert low - 1e-12 <= average_precision(scores, labels) <= high + 1e-12
+    assert low - 1e-12 <= float(average_precision_of_histograms(counts)) <= high + 1e-12
+
+
+def test_bounds_are_reached():
+    """One bin of 2 positives and 3 negatives, ranked worst (distinct) and best (tied) inside it."""
+    low, high = average_precision_bounds([[3], [2]])
+    worst = average_precision([5, 4, 3, 2, 1], [0, 0, 0, 1, 1])
+    best = average_precision([5, 5, 3, 2, 1], [1, 1, 0, 0, 0])
+    assert float(low) == pytest.approx(worst)
+    assert float(high) == pytest.approx(best)
+
+
+def test_histograms_of_images_add_up():
+    (s1, l1), (s2, l2) = sample(1), sample(2)
+    total = binned(s1, l1)[0] + binned(s2, l2)[0]
+    both = binned(np.concatenate([s1, s2]), np.concatenate([l1, l2]))[0]
+    assert (total == both).all()
+
+
+def test_leading_axes_are_independent_and_no_positive_is_masked():
+    one, _ = binned(*sample(1))
+    none = one.copy()
+    none[1] = 0
+    values = average_precision_of_histograms(np.stack([one, none]))
+    assert values.tolist() == [float(average_precision_of_histograms(one)), None]
+    low, high = average_precision_bounds(np.stack([one, none]))
+    assert low.tolist()[1] is high.tolist()[1] is None
+
+
+def test_curve_is_scikit_learns_of_the_bins():
+    scores, labels = sample(3)
+    counts, at = binned(scores, labels)
+    precision, recall = precision_recall(counts)
+    theirs = precision_recall_curve(labels, at)
+    used = np.unique(at)
+    np.testing.assert_allclose(precision[::-1][used], theirs[0][:-1])
+    np.testing.assert_allclose(recall[::-1][used], theirs[1][:-1])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: average_precision([1.0, np.nan], [1, 0]), "1 of 2 scores are NaN"),
+        (lambda: average_precision([1.0, 2.0], [0, 0]), "none of 2 labels is positive"),
+        (lambda: average_precision([1.0, 2.0], [1]), r"labels of that shape, got \(1,\)"),
+        (lambda: average_precision_of_histograms(np.zeros((3, 8))), r"\[..., 2, bins\], got"),
+        (lambda: precision_recall(np.zeros((2, 8))), "with positives in it"),
+    ],
+)
+def test_what_has_no_value_is_refused(call, said):
+    with pytest.raises(InputError, match=said):
+        call()
