@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "convert",
     "fake_quantize",
+    "open",
     "override",
     "quantize",
     "recipe",
