@@ -1,7 +1,8 @@
 """The built-in engine: data, losses, metrics, training."""
 
 from qprobe.engine.config import OnNonFinite, Precision, Schedule, TrainConfig
-from qprobe.engine.loop import Callback, Training, TrainResult, train
+from qprobe.engine.loop import train
+from qprobe.engine.training import Callback, Training, TrainResult
 
 __all__ = [
     "Callback",
