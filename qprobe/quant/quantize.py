@@ -147,10 +147,10 @@ def quantize_operand(
     noise = _noise(x, spec, generator)
     if operand.hadamard:
         if noise is not None:
-            noise = _padded(folded.arrange(noise))
+            noise = _padded(folded.arrange(noise).contiguous())
         return folded.unfold(_rotated(folded, spec, noise)).to(dtype)
     if noise is not None:
-        noise = folded.arrange(noise)
+        noise = folded.arrange(noise).contiguous()
     target = _target(folded, dtype, out)
     blockscale.fake_quantize(folded, spec, noise, operand.partner, target)
     values = folded.unfold(target).to(dtype)
@@ -189,7 +189,7 @@ def _target(folded: Folded, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     """Where the kernels write: ``out`` itself where it lies in memory as they see it."""
     if out is not None and out.dtype == folded.x.dtype:
         arranged = folded.arrange(out)
-        if arranged.data_ptr() == out.data_ptr():
+        if arranged.data_ptr() == out.data_ptr() and arranged.is_contiguous():
             return arranged
     narrow = dtype == torch.bfloat16 and folded.x.dtype == torch.bfloat16
     return torch.empty_like(folded.x, dtype=torch.bfloat16 if narrow else torch.float32)
