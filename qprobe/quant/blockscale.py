@@ -89,18 +89,13 @@ def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor
 
 
 def _absmax(x: Tensor) -> Tensor:
-    """Largest magnitude along axis 2 of ``[outer, blocks, elements, inner]``."""
-    magnitude = x.abs()
-    outer, blocks, elements, inner = x.shape
-    if inner > 1 or elements < 16 or elements & (elements - 1):
-        return magnitude.amax(2)
-    # Halving, and reducing across rows at the end, takes half the time of reducing short rows.
-    halves = magnitude.view(-1, elements)
-    while (half := halves.shape[1] // 2) > 4:
-        halves = torch.maximum(halves[:, :half], halves[:, half:])
-    across = halves.new_empty(half, halves.shape[0])
-    torch.maximum(halves[:, :half].T, halves[:, half:].T, out=across)
-    return across.amax(0).view(outer, blocks, inner)
+    """Largest magnitude along axis 2 of ``[outer, blocks, elements, inner]``.
+
+    Taken over the bits, which order magnitudes as the numbers do, with NaN on top: PyTorch reduces
+    short rows of integers several times as fast as rows of floats.
+    """
+    bits = torch.int32 if x.dtype == torch.float32 else torch.int16
+    return (x.view(bits) & torch.iinfo(bits).max).amax(2).view(x.dtype)
 
 
 def scales(absmax: Tensor, amax: Tensor, form: BlockFormat) -> Scales:
@@ -112,7 +107,7 @@ def scales(absmax: Tensor, amax: Tensor, form: BlockFormat) -> Scales:
         return Scales(stored, torch.ones_like(stored) / stored, decode)
     factor = _TensorScale.of(amax)
     stored = e4m3_nearest(absmax * factor.block)
-    encode = (torch.ones_like(stored) / (stored * factor.decode)).clamp_(max=FLT_MAX)
+    encode = torch.ones_like(stored).div_(stored * factor.decode).clamp_(max=FLT_MAX)
     return Scales(stored, encode, (stored * factor.first).mul_(factor.second))
 
 
@@ -176,10 +171,7 @@ def apply(
             e2m1_nearest_(y, spare)
         else:
             y = e2m1_stochastic(y, piece.of(noise))
-        if target.dtype == torch.float32:
-            torch.copysign(y.mul_(v), source, out=target)
-        else:
-            target.copy_(torch.copysign(y.mul_(v), source, out=y))
+        target.copy_(y.mul_(v))
 
 
 class _Piece(NamedTuple):
