@@ -1,7 +1,7 @@
 """Rounding to a grid, in float32, with the tie rule in the name.
 
-The grids have power-of-two spacing, so a number is divided by its spacing, rounded to an integer and
-multiplied again, all exact but for the rounding itself. No table is needed.
+The grids have power-of-two spacing, so a number is divided by its spacing, rounded to an integer
+and multiplied again, all exact but for the rounding itself. No table is needed.
 """
 
 from enum import StrEnum
