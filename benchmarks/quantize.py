@@ -130,10 +130,11 @@ def load_peers(checkout: Path | None) -> tuple[list[Peer], dict[str, str]]:
 def agreements(x: Tensor, peers: Sequence[Peer]) -> list[Agreement]:
     """Compare values with each peer, once qprobe's own paths are known to agree to the bit."""
     ours = fake_quantize(x, NEAREST)
-    for name, limit in paths().items():
+    own = paths()
+    for name, limit in own.items():
         with using(limit):
             if not torch.equal(fake_quantize(x, NEAREST).view(torch.uint8), ours.view(torch.uint8)):
-                sys.exit(f"{name} and {native.describe()} give different bits: nothing to time.")
+                sys.exit(f"{name} and {next(iter(own))} give different bits: nothing to time.")
     found = []
     for peer in peers:
         theirs = peer.fake_quantize(x)
