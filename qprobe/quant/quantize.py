@@ -95,8 +95,8 @@ def fake_quantize(
 
     ``axis`` and ``generator`` as in :func:`quantize`; several axes are read as one. ``out`` may be
     a buffer of the same shape, dtype and memory layout as ``x``. Gradients pass straight through.
-    NaN or infinity anywhere in a block format's tensor makes all of it non-finite, without a check
-    that would have to wait for the device.
+    NaN or infinity makes all that shares its scale non-finite (in NVFP4: the whole tensor), without
+    a check that would have to wait for the device.
 
     >>> from qprobe.quant.formats import INT4
     >>> from qprobe.quant.spec import Granularity
