@@ -51,7 +51,11 @@ class QuantizedScaledDotProduct(ScaledDotProduct):
                 logits = logits.masked_fill(~bias, -torch.inf)
             elif bias is not None:
                 logits = logits + bias
-            p = F.dropout(logits.softmax(-1), self.dropout, self.training)
+            # A query that may look nowhere attends to nothing, as in PyTorch's own products; left
+            # as NaN it would reach all others through the scale that they share.
+            nowhere = logits.detach().amax(-1, keepdim=True) == -torch.inf
+            p = logits.masked_fill(nowhere, 0.0).softmax(-1).masked_fill(nowhere, 0.0)
+            p = F.dropout(p, self.dropout, self.training)
             out = self._take(p, gemm.a, -1, gemm) @ self._take(v32, gemm.b, -2, gemm)
             return out.to(q.dtype)
 
