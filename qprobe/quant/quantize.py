@@ -39,8 +39,9 @@ class Quantized:
         form = self.spec.format
         if isinstance(form, IntFormat):
             return self.codes.float().mul_(self.scale).to(dtype or self.dtype)
-        table = torch.tensor([*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)])
-        values = table.to(self.codes.device)[self.codes.int()]
+        numbers = [*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)]
+        table = torch.tensor(numbers, dtype=torch.float32, device=self.codes.device)
+        values = table[self.codes.int()]
         decode = blockscale.decode_scale(self.scale, self.amax, form)
         spread = decode.repeat_interleave(form.block, self.axis)
         return values.mul_(spread.narrow(self.axis, 0, values.shape[self.axis])).to(
@@ -239,8 +240,8 @@ def _empty(x: Tensor, spec: QuantSpec, axis: int) -> Quantized:
         sizes[axis] = -(-sizes[axis] // form.block)
     return Quantized(
         codes=torch.empty_like(x, dtype=torch.int8 if isinstance(form, IntFormat) else torch.uint8),
-        scale=torch.ones(sizes, device=x.device),
-        amax=torch.zeros((), device=x.device),
+        scale=torch.ones(sizes, dtype=torch.float32, device=x.device),
+        amax=torch.zeros((), dtype=torch.float32, device=x.device),
         spec=spec,
         axis=axis,
         dtype=x.dtype,
@@ -262,7 +263,7 @@ def _block_codes(
         magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
     else:
         magnitude = e2m1_stochastic(y, noise).abs_()
-    grid = torch.tensor(E2M1.magnitudes, device=x.device)
+    grid = torch.tensor(E2M1.magnitudes, dtype=torch.float32, device=x.device)
     codes = torch.bucketize(magnitude, grid, out_int32=True).to(torch.uint8)
     codes.bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
     return folded.unfold(codes), folded.unfold_blocks(stored)
