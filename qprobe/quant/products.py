@@ -13,6 +13,7 @@ the hardware does with bfloat16 (exact products, float32 sums, one rounding) is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -96,7 +97,7 @@ class LinearKernel:
         self.weight_shape = tuple(weight.shape)
 
     def activations(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, x.shape[-1])
+        return _rows(x)
 
     def axes(self, role: Role) -> tuple[int, ...]:
         return self._AXES[role.gemm, role.operand]
@@ -111,7 +112,7 @@ class LinearKernel:
         return (dy @ w).reshape(x.shape)
 
     def wgrad(self, dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        return _rows(dy).T @ _rows(x)
 
 
 class ConvKernel:
@@ -133,7 +134,8 @@ class ConvKernel:
         self.depthwise = groups > 1 and (self.weight_shape[1 if self._transposed else 2] == 1)
 
     def activations(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], self._groups, -1, *x.shape[2:])
+        channels = x.shape[1] // self._groups
+        return x.view(x.shape[0], self._groups, channels, *x.shape[2:])
 
     def axes(self, role: Role) -> tuple[int, ...]:
         if role.gemm == "wgrad":
@@ -248,6 +250,11 @@ def _granularity(granularity: Granularity, operand: str, kernel: Kernel) -> Gran
     if granularity is Granularity.ADAPTIVE and pointwise:
         return Granularity.VOXEL
     return Granularity.CHANNEL
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``x`` as a matrix; the sizes are spelled out because -1 is ambiguous without elements."""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1])
 
 
 def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
