@@ -37,7 +37,8 @@ class QuantizedLayer(nn.Module):
                 f"numbers, got {x.dtype}; put it back with override(model, {{path: 'bf16'}})."
             )
         device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if autocast and x.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = bias if bias is None else bias.to(dtype)

@@ -12,6 +12,7 @@ the hardware does with bfloat16 (exact products, float32 sums, one rounding) is 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Protocol, cast
@@ -201,7 +202,7 @@ class _Products(torch.autograd.Function):
         x, w = ctx.saved_tensors
         dx = dw = None
         # A backward pass started inside an autocast region would cast the products once more.
-        with torch.autocast(dy.device.type, enabled=False):
+        with without_autocast(dy.device):
             if ctx.needs_input_grad[0]:
                 gemm = setup.recipe.dgrad
                 a = _take(dy, gemm.a, Role("dgrad", "dy"), kernel, setup)
@@ -262,12 +263,21 @@ def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A region in which nothing is cast, also on devices that know no autocast."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable(  # type: ignore[untyped-decorator, no-untyped-call]
+    reason="qprobe's quantized layers run outside compiled graphs; compile without fullgraph=True."
+)
 def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
     """The products, outside compiled graphs: their kernels are opaque to the compiler."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]

@@ -572,6 +572,17 @@ def test_nothing_to_multiply(
         torch.testing.assert_close(ours[key], want)
 
 
+@pytest.mark.parametrize("recipe", ["nvfp4-2d-rht", "int4-adaptive", "nvfp4-chain"])
+@pytest.mark.parametrize("case", ["linear", "conv2d", "transpose2d-grouped"])
+def test_shapes_on_the_meta_device(case: str, recipe: str) -> None:
+    layer, x, dy = make(case)
+    plain = run(layer, x, dy)
+    put_under(layer.to("meta"), recipe)
+    for key, got in run(layer, x.to("meta"), dy.to("meta")).items():
+        assert got.is_meta
+        assert got.shape == plain[key].shape
+
+
 def test_complex_numbers_are_refused() -> None:
     layer = nn.Linear(16, 16, dtype=torch.complex64)
     put_under(layer, "nvfp4")
@@ -590,6 +601,14 @@ def test_the_description_names_the_recipe() -> None:
     layer, _, _ = make("conv2d")
     assert str(put_under(layer, "nvfp4-sr")).endswith("recipe=nvfp4-sr)")
     assert str(layer).startswith("Conv2d(20, 36, kernel_size=(3, 3)")
+
+
+def test_asking_for_one_graph_says_what_to_do() -> None:
+    torch.compiler.reset()
+    layer, x, _ = make("linear")
+    compiled = torch.compile(put_under(layer, "nvfp4"), fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match=r"compile without fullgraph=True"):
+        compiled(x)
 
 
 @pytest.mark.slow
