@@ -82,12 +82,14 @@ def convert(
     made before still hold and a state dict of the plain model loads both ways. Converting again
     replaces the recipe; ``"bf16"`` takes it away.
 
-    ``layers="mid"`` leaves out the first and the last convertible layer and what the model itself
-    names in ``qprobe_keep`` (a tuple of globs of module paths); ``"all"`` leaves out only the
-    recipe's own ``skip``. :func:`override` has the last word.
+    ``layers="mid"`` leaves out the first and the last convertible layer, in the order in which the
+    model registers them, and what the model itself names in ``qprobe_keep`` (a tuple of globs of
+    module paths); ``"all"`` leaves out only the recipe's own ``skip``. :func:`override` has the
+    last word. Convert before parametrizing, sharding or compiling.
 
     Recipes that round stochastically draw from ``generator``, one for all layers; without one a new
-    generator with seed 0 is made where the model is. Keep it to save and restore its state.
+    generator with seed 0 is made where the model is. Keep it to save and restore its state. In data
+    parallel training seed it by rank, or the ranks' rounding errors are correlated.
 
     >>> model = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8))
     >>> print(convert(model, "nvfp4"))

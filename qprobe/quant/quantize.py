@@ -280,6 +280,8 @@ def _partner(x: Tensor, axes: tuple[int, ...]) -> int:
 
 
 def _check(x: Tensor, axis: Axis) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"a torch.Tensor can be quantized, got a {type(x).__name__}.")
     if x.layout is not torch.strided or x.dtype not in _FLOATS:
         raise InputError(
             f"only dense float32, bfloat16, float16 and float64 tensors can be quantized; "
