@@ -82,8 +82,8 @@ def _apply_in_pieces(
 ) -> None:
     """``out = E2M1(x · encode) · decode`` for ``[outer, length, inner]``."""
     scales_of = _scaling(absmax.amax(), form)
-    scratch = x.new_empty(2, min(x.numel(), _PIECE), dtype=torch.float32)
-    for piece in _pieces(x.shape, form.block):
+    scratch = x.new_empty(2, min(x.numel(), _piece_size(x)), dtype=torch.float32)
+    for piece in _pieces(x, form.block):
         source = piece.of(x)
         y, spare = _like(source, scratch)
         _, encode, decode = scales_of(piece.of_blocks(absmax))
@@ -108,7 +108,7 @@ def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor
         )
     else:
         absmax = torch.empty(outer, blocks, inner, device=x.device)
-        for piece in _pieces(x.shape, block):
+        for piece in _pieces(x, block):
             piece.of_blocks(absmax).copy_(_absmax(piece.of(x)))
     if spec.tile is Tile.TWO_D and partner is not None:
         _spread_over_tiles(absmax, folded.beside(partner, blocks), block)
@@ -208,12 +208,18 @@ class _Piece(NamedTuple):
         return values[self.outer, first : first + -(-(self.stop - self.first) // self.block)]
 
 
-def _pieces(shape: torch.Size, block: int) -> Iterator[_Piece]:
+def _piece_size(x: Tensor) -> int:
+    """Elements of a piece: on a GPU everything at once, since there a launch costs more."""
+    return _PIECE if x.device.type == "cpu" else x.numel()
+
+
+def _pieces(x: Tensor, block: int) -> Iterator[_Piece]:
     """Cut ``[outer, length, inner]`` into runs of whole blocks, partial blocks by themselves."""
-    outer, length, inner = shape
+    outer, length, inner = x.shape
+    size = _piece_size(x)
     whole = length - length % block
-    rows = max(1, _PIECE // max(1, whole * inner))
-    run = whole if rows > 1 else max(block, _PIECE // inner // block * block)
+    rows = max(1, size // max(1, whole * inner))
+    run = whole if rows > 1 else max(block, size // inner // block * block)
     for o in range(0, outer, rows):
         part = slice(o, min(o + rows, outer))
         for first in range(0, whole, run or block):
