@@ -101,13 +101,12 @@ def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor
     x = folded.x
     outer, length, inner = x.shape
     blocks = -(-length // block)
-    if _native(x):
-        absmax = torch.empty(outer, blocks, inner)
+    absmax = torch.empty(outer, blocks, inner, dtype=torch.float32, device=x.device)
+    if _native(x, absmax):
         native.require().block_absmax(
             x.data_ptr(), _NATIVE_TYPES[x.dtype], outer, length, inner, block, absmax.data_ptr()
         )
     else:
-        absmax = torch.empty(outer, blocks, inner, device=x.device)
         for piece in _pieces(x, block):
             piece.of_blocks(absmax).copy_(_absmax(piece.of(x)))
     if spec.tile is Tile.TWO_D and partner is not None:
@@ -239,8 +238,8 @@ def _like(source: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
 def _spread_over_tiles(absmax: Tensor, beside: tuple[int, int, int], tile: int) -> None:
     """Give the 16 neighbours of a 16×16 tile their common maximum, in place."""
     outer, length, inner = beside
-    if native.kernels is not None and absmax.device.type == "cpu":
-        native.kernels.group_max(absmax.data_ptr(), outer, length, inner, tile)
+    if _native(absmax):
+        native.require().group_max(absmax.data_ptr(), outer, length, inner, tile)
         return
     values = absmax.view(beside)
     for first in range(0, length, tile):
@@ -249,8 +248,15 @@ def _spread_over_tiles(absmax: Tensor, beside: tuple[int, int, int], tile: int) 
 
 
 def _native(*tensors: Tensor) -> bool:
+    """Whether the kernels may be given the addresses of these.
+
+    Tensors that dispatch for themselves (fake, functional, distributed) have no memory to point to.
+    """
     return native.kernels is not None and all(
-        t.device.type == "cpu" and t.dtype in _NATIVE_TYPES for t in tensors
+        t.device.type == "cpu"
+        and t.dtype in _NATIVE_TYPES
+        and type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
+        for t in tensors
     )
 
 

@@ -274,15 +274,12 @@ def _reason_in(rule: QuantRecipe, module: nn.Module) -> str | None:
 def _apply(module: nn.Module, setup: Setup | None) -> None:
     """Put a module under a recipe, or back into high precision."""
     if plain := _PLAIN.get(type(module)):
-        vars(module).pop("recipe" if _attends(module) else "setup")
+        del module.setup
         _become(module, plain)
     if setup is None:
         return
     _become(module, _QUANTIZED[type(module)])
-    if _attends(module):
-        module.recipe = setup.recipe  # type: ignore[assignment]
-    else:
-        module.setup = setup  # type: ignore[assignment]
+    module.setup = setup  # type: ignore[assignment]
 
 
 def _settle_fast_paths(model: nn.Module) -> None:

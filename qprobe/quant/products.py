@@ -30,7 +30,10 @@ from qprobe.quant.spec import Granularity, QuantSpec
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Which operand of which product: what a quantizer is told about the tensor it gets."""
+    """Which operand of which product: what a quantizer is told about the tensor it gets.
+
+    ``gemm`` is fprop, dgrad or wgrad with operands x, w and dy, or attention with q, k, p and v.
+    """
 
     gemm: str
     operand: str

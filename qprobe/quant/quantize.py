@@ -12,7 +12,7 @@ from qprobe.quant.fold import Axis, Folded, fold, resolve
 from qprobe.quant.formats import E2M1, IntFormat
 from qprobe.quant.hadamard import SIZE as ROTATION
 from qprobe.quant.hadamard import rotate_folded
-from qprobe.quant.rounding import Rounding, e2m1_nearest_, e2m1_stochastic
+from qprobe.quant.rounding import Rounding, e2m1_codes, e2m1_nearest_, e2m1_stochastic
 from qprobe.quant.spec import QuantSpec, Tile
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -33,6 +33,12 @@ class Quantized:
     axis: int
     #: The original's dtype.
     dtype: torch.dtype
+
+    def __repr__(self) -> str:
+        return (
+            f"Quantized({self.spec}, {list(self.codes.shape)} along axis {self.axis}, "
+            f"from {self.dtype})"
+        )
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The values, computed in float32, as ``dtype`` (the original's if not given)."""
@@ -114,7 +120,9 @@ def fake_quantize(
         )
     partner = _partner(x, resolve(x, axis)) if spec.tile is Tile.TWO_D else None
     operand = Operand(axes=axis, spec=spec, partner=partner)
-    return straight_through(x, operand, generator, out=out)
+    return StraightThrough.over(
+        x, quantize_operand(x.detach(), operand, generator, x.dtype, out=out)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,23 +167,19 @@ def quantize_operand(
     return out.copy_(values)
 
 
-def straight_through(
-    x: Tensor,
-    operand: Operand,
-    generator: torch.Generator | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """The same as ``x``'s dtype; the gradient passes through as if nothing had happened."""
-    values = quantize_operand(x.detach(), operand, generator, x.dtype, out=out)
-    if x.requires_grad and torch.is_grad_enabled():
-        return cast("Tensor", _StraightThrough.apply(x, values))  # type: ignore[no-untyped-call]
-    return values
-
-
 _KERNEL_TYPES = (torch.float32, torch.bfloat16)
 
 
-class _StraightThrough(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
+    """Values in place of a tensor, whose gradient passes through as if nothing had happened."""
+
+    @classmethod
+    def over(cls, x: Tensor, values: Tensor) -> Tensor:
+        """``values``, with the gradient of ``x``."""
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return values
+        return cast("Tensor", cls.apply(x, values))  # type: ignore[no-untyped-call]
+
     @staticmethod
     def forward(ctx: object, x: Tensor, values: Tensor) -> Tensor:
         return values
@@ -263,9 +267,7 @@ def _block_codes(
         magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
     else:
         magnitude = e2m1_stochastic(y, noise).abs_()
-    grid = torch.tensor(E2M1.magnitudes, dtype=torch.float32, device=x.device)
-    codes = torch.bucketize(magnitude, grid, out_int32=True).to(torch.uint8)
-    codes.bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
+    codes = e2m1_codes(magnitude).bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
     return folded.unfold(codes), folded.unfold_blocks(stored)
 
 

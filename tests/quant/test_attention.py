@@ -1,5 +1,7 @@
 """Attention products against PyTorch's, and against explicit dequantized operands."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,10 @@ from qprobe.quant import (
     NVFP4,
     Gemm,
     Granularity,
+    Operand,
     QuantRecipe,
     QuantSpec,
+    Role,
     ScaledDotProduct,
     convert,
     fake_quantize,
@@ -108,6 +112,21 @@ def test_a_query_that_may_look_nowhere_gets_zeros_and_spoils_no_other(kind: str)
     for x in (q, k, v):
         assert x.grad is not None
         assert x.grad.isfinite().all()
+
+
+def test_a_planted_quantizer_sees_all_four_operands() -> None:
+    q, k, v = tensors()
+    module = under(Gemm(a=RTN, b=RTN))
+    seen = []
+
+    def spy(x: Tensor, operand: Operand, role: Role, generator: object) -> Tensor:
+        seen.append((role.gemm, role.operand, operand.axes))
+        return x
+
+    module.setup = replace(module.setup, quantizer=spy)  # type: ignore[arg-type, type-var]
+    want = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(module(q, k, v), want, rtol=1e-5, atol=1e-6)
+    assert seen == [("attention", name, axis) for name, axis in zip("qkpv", (-1, -1, -1, -2))]
 
 
 def test_dropout_only_while_training() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qprobe.errors import InputError
-from qprobe.quant import rotate
+from qprobe.quant import hadamard, rotate
 from qprobe.quant.hadamard import SIGN_MASK, matrix
 
 #: As the specification prints them; the mask is 0xD7E8.
@@ -81,3 +82,10 @@ def test_refusals() -> None:
         rotate(torch.zeros(16, dtype=torch.int32))
     with pytest.raises(InputError, match="axis 2 is not one of"):
         rotate(torch.zeros(16, 16), 2)
+
+
+def test_a_matrix_made_under_a_fake_mode_is_not_kept() -> None:
+    hadamard._matrices.clear()
+    with FakeTensorMode():
+        assert rotate(torch.ones(4, 16)).shape == (4, 16)
+    assert torch.equal(rotate(rotate(torch.eye(16)), inverse=True), torch.eye(16))
