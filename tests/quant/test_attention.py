@@ -126,7 +126,9 @@ def test_a_planted_quantizer_sees_all_four_operands() -> None:
     module.setup = replace(module.setup, quantizer=spy)  # type: ignore[arg-type, type-var]
     want = F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(module(q, k, v), want, rtol=1e-5, atol=1e-6)
-    assert seen == [("attention", name, axis) for name, axis in zip("qkpv", (-1, -1, -1, -2))]
+    assert seen == [
+        ("attention", name, axis) for name, axis in zip("qkpv", (-1, -1, -1, -2), strict=True)
+    ]
 
 
 def test_dropout_only_while_training() -> None:

@@ -63,7 +63,7 @@ def test_it_spreads_an_outlier_over_its_group_only() -> None:
 def test_the_first_use_decides_nothing() -> None:
     """The matrix is kept: neither inference mode nor the default dtype may stick to it."""
     for context in (torch.inference_mode(), torch.no_grad()):
-        matrix.cache_clear()
+        hadamard._matrices.clear()
         torch.set_default_dtype(torch.float64)
         try:
             with context:
