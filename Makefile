@@ -1,42 +1,53 @@
 # What CI runs and what you need: every target sets up what it uses.
+#   make test ARGS='-k nvfp4'        more words for pytest (or for the demo, or the benchmark)
+#   make setup PYTHON=python3.12     another interpreter
 PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread a process: on few cores two workers with one thread each beat one with two.
 export OMP_NUM_THREADS ?= 1
 
+OLD_PYTHON = qprobe needs Python 3.11 or newer, $(PYTHON) is %d.%d; name one, as in: make setup PYTHON=python3.12
+
 .PHONY: setup demo test test-slow check format bench clean
 
 setup: $(STAMP)
 
+# The kernels are compiled here: a change of their source installs again.
 $(STAMP): pyproject.toml constraints.txt $(wildcard qprobe/native/*.c qprobe/native/*.h)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("$(OLD_PYTHON)" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@
+	@touch $@
 
 demo: setup
-	$(BIN)/python docs/demo.py
+	$(BIN)/python docs/demo.py $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or gpu"
+	$(BIN)/python -m pytest -m "slow or gpu" $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q tests/test_house.py
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/quantize.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info qprobe/native/_kernels.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -122,29 +123,38 @@ def small_operations() -> Callable[[], object]:
     return lambda: torch.tanh(tensor @ tensor)
 
 
+class Slice(NamedTuple):
+    """What the main thread did in a short time: its rate, its share of a core, its short waits."""
+
+    per_s: float
+    share: float
+    short_waits: float
+
+
 def slowdown(folder: Path, seconds: float) -> Measured:
     """Percent of its small-operation rate that the main thread loses to the writing thread.
 
     Short slices with a thread that writes and with one that has nothing to do alternate, so that
-    what other programs do hits both alike. Where they leave no core for the writing thread it
-    costs the main thread more: ``taken %`` is what they took of it while nothing was written.
-    What handing a flush over costs is counted apart.
+    what other programs do hits both alike. Where these leave no core for the writing thread, it
+    takes one from the main thread: ``taken %`` is what they took while nothing was written.
+    ``short waits %`` is the part of the loss in waits of less than 2 ms: those for Python's lock
+    are among them, while a scheduler's are longer as a rule.
     """
     work = small_operations()
     with create(folder / "thread.qprobe", INFO, background=True) as run:
         flushes = Flushes(run)
-        losses, taken = [], []
+        pairs: list[tuple[Slice, Slice]] = []
         for _ in range(int(seconds / 2 / SLICE_S)):
-            idle, share = rate(work, lambda: None)
-            writing, _ = rate(work, flushes.hand_over)
+            pairs.append((watch(work, lambda: None), watch(work, flushes.hand_over)))
             run.flush(wait=True)
-            losses.append(100 * (1 - writing / idle))
-            taken.append(100 * (1 - share))
+    losses = [1 - writing.per_s / idle.per_s for idle, writing in pairs]
+    waits = [writing.short_waits - idle.short_waits for idle, writing in pairs]
     return {
-        "slowdown %": statistics.median(losses),
-        "taken %": statistics.median(taken),
+        "slowdown %": 100 * statistics.median(losses),
+        "taken %": 100 * statistics.median(1 - idle.share for idle, _ in pairs),
+        "short waits %": 100 * statistics.median(waits),
         "hand-over ms": statistics.median(flushes.spent),
-        "flushes/s": len(flushes.spent) / (len(losses) * SLICE_S),
+        "flushes/s": len(flushes.spent) / (len(pairs) * SLICE_S),
     }
 
 
@@ -166,18 +176,22 @@ class Flushes:
         self.spent.append(1e3 * (time.perf_counter() - start))
 
 
-def rate(work: Callable[[], object], before: Callable[[], None]) -> tuple[float, float]:
-    """Calls of ``work`` per second, with ``before`` between the steps, and the share of a core."""
-    done, busy, used, start = 0, 0.0, 0.0, time.perf_counter()
+def watch(work: Callable[[], object], before: Callable[[], None]) -> Slice:
+    """Call ``work`` for a slice, step by step, with ``before`` between the steps."""
+    gaps, used, start = [], 0.0, time.perf_counter()
     while time.perf_counter() - start < SLICE_S:
         before()
-        begin, cpu = time.perf_counter(), time.thread_time()
-        while time.perf_counter() - begin < STEP_S:
+        cpu, begin = time.thread_time(), time.perf_counter()
+        last = begin
+        while last - begin < STEP_S:
             work()
-            done += 1
-        busy += time.perf_counter() - begin
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
         used += time.thread_time() - cpu
-    return done / busy, used / busy
+    busy, usual = sum(gaps), statistics.median(gaps)
+    short = sum(gap - usual for gap in gaps if gap < 2e-3)
+    return Slice(len(gaps) / busy, used / busy, short / busy)
 
 
 def _first_line(child: subprocess.Popen[bytes]) -> None:

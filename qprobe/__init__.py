@@ -6,13 +6,41 @@ opening a run never imports torch.
 
 from importlib import import_module
 from importlib.metadata import version as _version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qprobe.engine import TrainConfig, train
+    from qprobe.quant.catalogue import recipe, recipes
+    from qprobe.quant.convert import convert, override
+    from qprobe.quant.quantize import fake_quantize, quantize
 
 __version__ = _version("qprobe")
 
-_PUBLIC: dict[str, str] = {"open": "qprobe.records"}
+_PUBLIC = {
+    "convert": "qprobe.quant",
+    "fake_quantize": "qprobe.quant",
+    "open": "qprobe.records",
+    "override": "qprobe.quant",
+    "quantize": "qprobe.quant",
+    "recipe": "qprobe.quant",
+    "recipes": "qprobe.quant",
+    "train": "qprobe.engine",
+    "TrainConfig": "qprobe.engine",
+}
 
-__all__ = ["__version__"]
+# Not `open`: a star import would hide the built-in.
+__all__ = [
+    "TrainConfig",
+    "__version__",
+    "convert",
+    "fake_quantize",
+    "open",
+    "override",
+    "quantize",
+    "recipe",
+    "recipes",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *__all__})

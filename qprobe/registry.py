@@ -64,8 +64,8 @@ class Registry(Generic[T]):
                 rival = declared.setdefault(point.name, point)
                 if rival.value != point.value:
                     raise InputError(
-                        f"two distributions declare the {self.noun} {point.name!r}: "
-                        f"{rival.value} and {point.value}; uninstall or rename one."
+                        f"the {self.noun} {point.name!r} is declared twice, as {_origin(rival)} "
+                        f"and as {_origin(point)}; uninstall or rename one."
                     )
             self._declared = declared
         return self._declared
@@ -77,8 +77,9 @@ class Registry(Generic[T]):
             raise
         except Exception as error:
             raise QprobeError(
-                f"the {self.noun} {point.name!r} ({point.value}) could not be imported: "
-                f"{type(error).__name__}: {error}."
+                f"the {self.noun} {point.name!r} ({_origin(point)}) could not be imported: "
+                f"{type(error).__name__}: {str(error).rstrip('.')}; "
+                "repair or uninstall what ships it."
             ) from error
 
     def _unknown(self, name: str) -> str:
@@ -87,6 +88,10 @@ class Registry(Generic[T]):
         hint = (
             f"did you mean {' or '.join(map(repr, near))}?"
             if near
-            else f"known: {', '.join(names)}."
+            else f"known: {', '.join(names) or 'none'}."
         )
         return f"there is no {self.noun} called {name!r}; {hint}"
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.value} of {point.dist.name}" if point.dist else point.value

@@ -1,51 +1,59 @@
 """``qprobe list``: what there is to choose from."""
 
 import json
-import sys
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-app = typer.Typer(no_args_is_help=True, help="Show what there is to choose from.")
+app = typer.Typer(help="Show what there is to choose from.")
+
+_PREFIX = "qprobe."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context, as_json: Json = False) -> None:
+    """Show the names of everything registered, by kind; nothing is loaded."""
+    if context.invoked_subcommand is not None:
+        if as_json:
+            command = f"qprobe list {context.invoked_subcommand} --json"
+            raise typer.BadParameter(f"--json comes last: {command}.")
+        return
+    kinds = _kinds()
+    if as_json:
+        print(json.dumps(kinds, indent=2))
+        return
+    for kind, names in kinds.items():
+        print(f"{kind}: {', '.join(names)}")
 
 
 @app.command("recipes")
 def recipes(as_json: Json = False) -> None:
     """Show every recipe: what it does to each operand of each matrix product."""
+    from qprobe.cli import recipe_table
     from qprobe.quant import recipes as all_recipes
 
     known = all_recipes()
     if as_json:
-        rows = [
-            {
-                "name": r.name,
-                "summary": r.summary,
-                "operands": r.cells(),
-                "skip": list(r.skip),
-                "reference": r.reference,
-            }
-            for r in known
-        ]
-        json.dump(rows, sys.stdout, indent=2, ensure_ascii=False)
-        print()
+        print(json.dumps([recipe_table.as_data(r) for r in known], indent=2))
         return
-    console = Console()
-    # In a pipe nothing is cut or wrapped: a line is a recipe.
-    table = Table(
-        title="y = x·wᵀ (fprop)   dx = dy·w (dgrad)   dw = dyᵀ·x (wgrad)"
-        if console.is_terminal
-        else None,
-        box=None,
-        pad_edge=False,
-    )
-    titles = list(known[0].cells())
-    for title in ("recipe", *titles):
-        table.add_column(title, no_wrap=True)
-    for r in known:
-        table.add_row(r.name, *(Text(cell.replace("nvfp4/", "")) for cell in r.cells().values()))
-    console.print(table, crop=False, soft_wrap=not console.is_terminal)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        print("\n".join(recipe_table.for_pipe(known)))
+        return
+    table = Text("\n").join(recipe_table.for_terminal(known, console.width))
+    console.print(table, soft_wrap=True)
+
+
+def _kinds() -> dict[str, list[str]]:
+    """Every entry-point group of qprobe, so that a new registry shows up by itself."""
+    declared = entry_points()
+    return {
+        group.removeprefix(_PREFIX): sorted(declared.select(group=group).names)
+        for group in sorted(declared.groups)
+        if group.startswith(_PREFIX)
+    }

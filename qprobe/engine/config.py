@@ -95,13 +95,23 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise InputError(f"{name} is at least {low}, got {value}.")
-        if self.layers not in ("mid", "all"):
-            raise InputError(f"layers is 'mid' or 'all', got {self.layers!r}.")
+        for name, allowed in _ONE_OF.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                names = ", ".join(str(one) for one in allowed if one is not None)
+                raise InputError(f"{name} is one of {names}, got {value!r}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Settings that are fine by themselves and contradict each other."""
         if self.fold is not None and not self.fold < self.folds:
             raise InputError(f"fold counts from 0 to {self.folds - 1}, got {self.fold}.")
-        if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
+        if self.schedule is Schedule.PLATEAU and self.warmup:
+            raise InputError("the plateau schedule has no warm-up; use cosine or constant.")
+        if self.batch % self.accumulate:
             raise InputError(
-                f"optimizer is one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}."
+                f"accumulate splits a batch into equal parts: {self.batch} samples do not make "
+                f"{self.accumulate}."
             )
         for name in ("validation", "test"):
             share = getattr(self, name)
@@ -145,6 +155,12 @@ class TrainConfig:
 
 
 OPTIMIZERS = ("adamax", "adamw", "adam", "sgd")
+
+#: The values of a setting that is a name.
+_ONE_OF: dict[str, tuple[str | None, ...]] = {
+    "layers": ("mid", "all"),
+    "optimizer": (None, *OPTIMIZERS),
+}
 
 #: The least value of a setting, where it has one.
 _AT_LEAST = {

@@ -73,7 +73,7 @@ def _open() -> tuple[Kernels | None, str]:
     """The kernels, or ``None`` and the reason why there are none."""
     spec = find_spec(_LIBRARY)
     if spec is None or spec.origin is None or not isinstance(spec.loader, ExtensionFileLoader):
-        return None, "not built: no C compiler was found when qprobe was installed"
+        return None, "not built: no working C compiler when qprobe was installed"
     try:
         library = ctypes.CDLL(spec.origin)
         abi = library.qprobe_abi()

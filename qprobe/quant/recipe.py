@@ -82,6 +82,10 @@ class Gemm:
         """The operands that are quantized anew."""
         return [how for how in (self.a, self.b) if isinstance(how, QuantSpec)]
 
+    def cells(self) -> tuple[str, str]:
+        """What happens to a and to b, for tables."""
+        return _cell(self.a, self.hadamard), _cell(self.b, self.hadamard)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantRecipe:
@@ -180,8 +184,8 @@ class QuantRecipe:
         cells = {}
         for title, operands in _TITLES.items():
             gemm: Gemm = getattr(self, title)
-            for operand, how in zip(operands, (gemm.a, gemm.b), strict=True):
-                cells[f"{title} {operand}"] = _cell(how, gemm.hadamard)
+            for operand, cell in zip(operands, gemm.cells(), strict=True):
+                cells[f"{title} {operand}"] = cell
         return cells
 
 

@@ -1,0 +1,54 @@
+"""Checkpoints: one file that says what it is, is never half written, and loads as data only."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qprobe.errors import InputError
+
+FORMAT = "qprobe-checkpoint"
+VERSION = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` (tensors, numbers, text, lists and tables of them) to ``path`` at once.
+
+    Whoever opens ``path`` finds the old file or the new one whole, also after a crash.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint written by :func:`save`; nothing in it is executed."""
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint at {path}.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path} holds more than data and is not loaded ({reason}); only checkpoints of plain "
+            "tensors, numbers and text are opened."
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a readable checkpoint: {error}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} is not a qprobe checkpoint, or not one for training.")
+    if content["version"] != VERSION:
+        raise InputError(
+            f"{path} is a checkpoint of version {content['version']}, this qprobe reads {VERSION}; "
+            "use the qprobe that wrote it, or a newer one."
+        )
+    return content
