@@ -12,7 +12,7 @@ from qprobe.engine.sweep.campaign import Event, Kind, Outcome, State, SweepResul
 from qprobe.engine.sweep.cell import RUN_FILE, Cell, RunCell
 from qprobe.engine.sweep.cluster import RayCluster
 from qprobe.engine.sweep.estimate import Combination, Estimate, estimate
-from qprobe.engine.sweep.grid import grid, read_grid
+from qprobe.engine.sweep.grid import grid, split_axes
 from qprobe.engine.sweep.index import Entry, Standing, index
 from qprobe.engine.sweep.processes import Processes
 
@@ -38,6 +38,6 @@ __all__ = [
     "estimate",
     "grid",
     "index",
-    "read_grid",
+    "split_axes",
     "sweep",
 ]

@@ -46,6 +46,8 @@ class RayCluster:
         """A connection to the cluster."""
         payload = pickled(run_cell)
         ray = _ray()
+        # A Ray that we start reports to nobody, unless its user has said otherwise.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet = {"log_to_driver": False, "logging_level": "warning", "ignore_reinit_error": False}
         try:
             if self.address == "local":

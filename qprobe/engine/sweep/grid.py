@@ -1,10 +1,8 @@
 """From a base configuration and lists of values to the cells of a sweep."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from qprobe.engine.config import TrainConfig
@@ -42,25 +40,22 @@ def grid(base: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> list[TrainConf
     return list({cell.hash: cell for cell in cells}.values())
 
 
-def read_grid(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings and axes of a sweep file: settings at the top, lists in the table ``[sweep]``."""
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; name a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not TOML: {error}; see the guide on comparing recipes."
-        ) from None
-    axes = found.pop(TABLE, {})
-    if not isinstance(axes, dict):
-        raise InputError(f"{path} has {TABLE} = {axes!r}; make it a table of lists, [{TABLE}].")
-    both = sorted(found.keys() & axes.keys())
+def split_axes(given: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and axes of a sweep file: settings at the top, lists in the table ``[sweep]``.
+
+    >>> split_axes({"epochs": 5, "sweep": {"recipe": ["bf16", "nvfp4"]}}, "my.toml")
+    ({'epochs': 5}, {'recipe': ['bf16', 'nvfp4']})
+    """
+    settings = dict(given)
+    axes = settings.pop(TABLE, {})
+    if not isinstance(axes, Mapping):
+        raise InputError(f"{source} has {TABLE} = {axes!r}; make it a table of lists, [{TABLE}].")
+    both = sorted(settings.keys() & axes.keys())
     if both:
         raise InputError(
-            f"{path} sets {both[0]!r} both at the top and in [{TABLE}]; keep one of them."
+            f"{source} sets {both[0]!r} both at the top and in [{TABLE}]; keep one of them."
         )
-    return found, axes
+    return settings, dict(axes)
 
 
 def _check_values(name: str, values: object) -> None:
