@@ -1,18 +1,23 @@
-"""How a comparison is shown: a table and a sentence per recipe, or JSON."""
+"""How a comparison is shown: a table and a sentence per recipe, or JSON.
+
+Nothing is cut at any width: a row that does not fit a terminal becomes a block of lines, and in a
+pipe a row is a line.
+"""
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from qprobe.engine.compare import Comparison, Effect, Group, Mean, Question, Row, Verdict
 
 #: Notes that a table shows; ``--json`` has all.
 _NOTES = 20
+_GAP = "  "
 
 
 def show_json(found: Comparison) -> None:
@@ -21,19 +26,20 @@ def show_json(found: Comparison) -> None:
 
 
 def show(found: Comparison) -> None:
-    """A table for each group; in a pipe a recipe is one line, whatever its length."""
+    """Each group with its table, its answers in words, and what was left out."""
     console = Console(highlight=False)
-    wide = {"crop": False, "soft_wrap": True} if not console.is_terminal else {}
+    width = console.width if console.is_terminal else None
     for number, group in enumerate(found.groups):
         if number:
-            console.print()
-        console.print(Text(_heading(group, found.question), style="bold"), **wide)  # type: ignore[arg-type]
-        if group.rows:
-            console.print(_table(group, found.question), **wide)  # type: ignore[arg-type]
+            print()
+        heading = Text(_heading(group, found.question), style="bold")
+        console.print(heading, soft_wrap=True)
+        for line in table(group, found.question, width):
+            print(line)
         for line in (*_sentences(group, found.question), *_shortened(group.notes)):
-            console.print(Text(line), **wide)  # type: ignore[arg-type]
+            print(line)
     for line in _shortened(found.notes):
-        console.print(Text(line), **wide)  # type: ignore[arg-type]
+        print(line)
 
 
 def _heading(group: Group, question: Question) -> str:
@@ -43,23 +49,35 @@ def _heading(group: Group, question: Question) -> str:
     )
 
 
-def _table(group: Group, question: Question) -> Table:
-    table = Table(box=None, pad_edge=False)
-    baseline = question.baseline
-    titles = ("recipe", "runs", "mean", "pairs", f"− {baseline}", "p", "p Holm", "Cohen's d")
-    for title in (*titles, f"% of {baseline}", ""):
-        table.add_column(title, no_wrap=title in ("recipe", "runs", "pairs", "p", "p Holm"))
-    for row in group.rows:
-        table.add_row(*map(Text, _cells(row, question)))
-    return table
+def table(group: Group, question: Question, width: int | None) -> Iterator[str]:
+    """Aligned columns where they fit ``width`` (None: always), else a block for each recipe."""
+    if not group.rows:
+        return
+    base = question.baseline
+    titles = ["recipe", "runs", "mean", "pairs", f"minus {base}", "p", "p (Holm)", "Cohen's d"]
+    titles.append(f"% of {base}")
+    rows = [_cells(row) for row in group.rows]
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    if width is None or sum(widths) + len(_GAP) * (len(widths) - 1) <= width:
+        yield from (_aligned(cells, widths) for cells in (titles, *rows))
+        return
+    longest = max(map(len, titles))
+    for row in rows:
+        yield row[0]
+        for title, cell in zip(titles[1:], row[1:], strict=True):
+            yield f"{_GAP}{title:{longest}}{_GAP}{cell}"
 
 
-def _cells(row: Row, question: Question) -> list[str]:
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+    return _GAP.join(padded).rstrip()
+
+
+def _cells(row: Row) -> list[str]:
     own = [row.recipe, str(row.score.n), _interval(row.score)]
     effect = row.effect
     if effect is None:
-        empty = "baseline" if row.recipe == question.baseline else "no pairs"
-        return [*own, *["-"] * 6, empty]
+        return [*own, *["-"] * 6]
     d = effect.cohens_d
     return [
         *own,
@@ -69,7 +87,6 @@ def _cells(row: Row, question: Question) -> list[str]:
         f"{effect.p_holm:.3g}",
         "-" if d is None else f"{d.estimate:+.2f} [{d.low:+.2f}, {d.high:+.2f}]",
         "-" if effect.ratio is None else _percent(effect.ratio),
-        str(effect.verdict),
     ]
 
 

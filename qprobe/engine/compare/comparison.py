@@ -12,7 +12,7 @@ from qprobe.records.schema import Json
 
 #: Settings that tell the runs of one group apart, or that change no result.
 _WITHIN = ("recipe", "seed", "fold", "checkpoint_every")
-#: Always in a group's name; others only where groups differ in them.
+#: Always in a group's title; others only where it would not be unique.
 _TITLE = ("arch", "size", "data", "image")
 LOWER_IS_BETTER = frozenset({"loss"})
 
@@ -81,9 +81,8 @@ def compare(entries: Sequence[Entry], question: Question | None = None) -> Compa
     _check_metric(readable, asked)
     gathered: dict[str, list[Entry]] = {}
     for one in readable:
-        settings = {name: one.config[name] for name in one.config if name not in _WITHIN}
-        gathered.setdefault(json.dumps(settings, sort_keys=True), []).append(one)
-    every = [json.loads(text) for text in gathered]
+        gathered.setdefault(json.dumps(_settings(one), sort_keys=True), []).append(one)
+    every = [_settings(members[0]) for members in gathered.values()]
     groups = tuple(
         _group(members, settings, _title(settings, every), asked)
         for members, settings in zip(gathered.values(), every, strict=True)
@@ -107,14 +106,23 @@ def _check_metric(entries: Sequence[Entry], asked: Question) -> None:
         )
 
 
+def _settings(one: Entry) -> dict[str, Json]:
+    return {name: value for name, value in one.config.items() if name not in _WITHIN}
+
+
 def _title(settings: Mapping[str, Json], every: Sequence[Mapping[str, Json]]) -> str:
+    """Architecture, size, data and image; where groups share these, what else they differ in."""
+
+    def plain(one: Mapping[str, Json]) -> list[str]:
+        return [str(one[name]) for name in _TITLE if name in one]
+
+    alike = [other for other in every if plain(other) == plain(settings)]
     differing = [
-        name
-        for name in settings
-        if name not in _TITLE and any(other.get(name) != settings[name] for other in every)
+        f"{name} {value}"
+        for name, value in settings.items()
+        if any(other.get(name) != value for other in alike)
     ]
-    plain = [str(settings[name]) for name in _TITLE if name in settings]
-    return ", ".join([" ".join(plain), *(f"{name} {settings[name]}" for name in differing)])
+    return ", ".join([" ".join(plain(settings)), *differing])
 
 
 @dataclass
@@ -145,8 +153,7 @@ class _Gathering:
         self.explained.add((recipe, key))
         self.notes.append(f"{_name(recipe, key)} is not compared: {why}.")
 
-    def note_unpaired(self) -> None:
-        baseline = self.scores.get(self.asked.baseline, {})
+    def note_unpaired(self, baseline: Mapping[Key, float]) -> None:
         for recipe, found in self.scores.items():
             if recipe == self.asked.baseline:
                 continue
@@ -168,9 +175,10 @@ def _group(
         members, key=lambda one: (str(one.config.get("recipe")), _by_fold(_key(one)))
     ):
         gathering.add(one)
-    gathering.note_unpaired()
     baseline = gathering.scores.get(asked.baseline)
-    if baseline is None and gathering.scores:
+    if baseline is not None:
+        gathering.note_unpaired(baseline)
+    elif gathering.scores:
         gathering.notes.append(
             f"there is no finished {asked.baseline} run in this group, so nothing is compared with "
             "it; train one, or choose another baseline."
