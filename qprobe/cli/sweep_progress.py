@@ -1,7 +1,6 @@
 """What a sweep shows while it runs: a bar on a terminal, a line per event in a pipe."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +45,6 @@ class Tally:
     failed: int = 0
     ended: int = 0
     seconds: list[float] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
 
     def count(self, event: Event) -> None:
         """Take an event in."""
@@ -68,10 +66,10 @@ class Tally:
     @property
     def left_s(self) -> float | None:
         """Mean time of a cell × cells to come / workers; None until a cell is finished."""
-        if not self.seconds:
+        coming = self.total - self.ended
+        if not self.seconds or not coming:
             return None
-        mean = sum(self.seconds) / len(self.seconds)
-        return mean * (self.total - self.ended) / min(self.workers, max(1, self.total - self.ended))
+        return sum(self.seconds) / len(self.seconds) * coming / min(self.workers, coming)
 
     def line(self) -> str:
         """Where it stands."""
@@ -123,7 +121,9 @@ class Bar:
             State.ALREADY,
         )
         if not (event.kind is Kind.STARTED or ended_well):
-            self._progress.console.print(escape(describe(event)))
+            self._progress.console.print(
+                describe(event), markup=False, highlight=False, soft_wrap=True
+            )
         self._progress.update(
             self._task, completed=self._tally.ended, description=escape(self._tally.line())
         )

@@ -9,8 +9,8 @@ from sweep_cells import Trainer, begin
 
 from qprobe.cli.comparison_table import table
 from qprobe.cli.main import main
-from qprobe.engine.config import TrainConfig
 from qprobe.engine.compare import compare
+from qprobe.engine.config import TrainConfig
 from qprobe.engine.sweep import Cell, grid, index
 from qprobe.records import Metric
 
@@ -119,8 +119,7 @@ def test_what_is_not_there_is_bad_input(tmp_path, capsys):
 
 def test_comparing_takes_no_torch(folder):
     code = (
-        "import sys; from qprobe.cli.comparison_table import table
-from qprobe.cli.main import main; "
+        "import sys; from qprobe.cli.main import main; "
         f"assert main(['compare', {str(folder)!r}]) == 0; "
         "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )
