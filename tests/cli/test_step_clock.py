@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,11 @@ CONFIG = TrainConfig(
     epochs=3,
     data_options=(("image", 32), ("patients", 10), ("slices", 4)),
 )
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_a_step_takes_time_and_the_median_leaves_the_first_out(monkeypatch: pytest.MonkeyPatch):

@@ -1,10 +1,14 @@
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import sweep_cells
-from sweep_cells import Trainer, lines
+from sweep_cells import Trainer
 
 from qprobe.cli import sweep as command
 from qprobe.cli.main import main
@@ -22,6 +26,18 @@ setting = "hard"
 recipe = ["bf16", "nvfp4"]
 seed = [0, 1]
 """
+
+
+#: Ten patients with four slices of 32², of which eight are trained on: four batches an epoch.
+REAL = (
+    *("--set", "size=tiny", "--set", "image=32", "--set", "batch=8"),
+    *("--set", "data_options={patients = 10, slices = 4, image = 32}"),
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -127,8 +143,7 @@ def test_exit_codes(states, interrupted, code):
 
 
 def test_a_dry_run_counts_and_times_and_writes_nothing(tmp_path: Path, capsys):
-    options = ["--set", "size=tiny", "--set", "image=32", "--set", "batch=8", "--set", "epochs=2"]
-    options += ["--set", "data_options={patients = 10, slices = 4, image = 32}"]
+    options = [*REAL, "--set", "epochs=2"]
     axes = ["--recipe", "bf16", "--recipe", "nvfp4", "--seed", "0", "--seed", "1"]
     out = tmp_path / "runs"
     assert main(["sweep", *options, *axes, "--dry-run", "--out", str(out), "--json"]) == 0
@@ -151,19 +166,71 @@ def test_a_dry_run_counts_and_times_and_writes_nothing(tmp_path: Path, capsys):
 
 @pytest.mark.slow
 def test_real_trainings_are_swept_and_compared(tmp_path: Path, capsys):
-    options = ["--set", "size=tiny", "--set", "image=32", "--set", "batch=8", "--set", "epochs=1"]
-    options += ["--set", "data_options={patients = 10, slices = 4, image = 32}"]
+    options = [*REAL, "--set", "epochs=1"]
     axes = ["--recipe", "bf16", "--recipe", "nvfp4", "--seed", "0", "--seed", "1"]
-    assert main(["sweep", *options, *axes, "--out", str(tmp_path)]) == 0
+    assert main(["sweep", *options, *axes, "--out", str(tmp_path / "runs")]) == 0
     capsys.readouterr()
-    assert main(["compare", str(tmp_path), "--json"]) == 0
+    assert main(["compare", str(tmp_path / "runs"), "--json"]) == 0
     (group,) = json.loads(capsys.readouterr().out)["groups"]
     assert [(row["recipe"], row["score"]["n"]) for row in group["rows"]] == [
         ("bf16", 2),
         ("nvfp4", 2),
     ]
     assert group["rows"][1]["effect"]["verdict"] == "too few pairs to say"
-    for folder in tmp_path.iterdir():
-        if folder.is_dir():
-            assert {"run.qprobe", "last.pt", "best.pt"} <= {one.name for one in folder.iterdir()}
-            assert not lines(folder, "started.log")
+    for folder in filter(Path.is_dir, (tmp_path / "runs").iterdir()):
+        assert {"run.qprobe", "last.pt", "best.pt"} <= {one.name for one in folder.iterdir()}
+
+
+def start(out: Path, *options: str) -> "subprocess.Popen[str]":
+    words = [*REAL, "--set", "epochs=6", "--out", str(out), *options]
+    code = "from qprobe.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "sweep", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoints(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("*/best.pt"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def scores(out: Path) -> dict[str | None, dict[str, float]]:
+    assert {entry.standing for entry in index(out)} == {Standing.FINISHED}
+    return {entry.hash: dict(entry.scores["test"]) for entry in index(out)}
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_real_trainings_end_as_if_nothing_had_been(tmp_path: Path):
+    axes = ("--recipe", "bf16", "--recipe", "nvfp4")
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    assert start(calm, *axes).communicate(timeout=120)[0].startswith("2 finished. 2 trainings in ")
+    first = start(rough, *axes)
+    wait_for_checkpoints(rough, 2)
+    first.send_signal(signal.SIGINT)
+    _, shown = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "interrupted cnn-tiny-phantom-" in shown
+    second = start(rough, *axes)
+    time.sleep(1.0)  # while its workers start or train
+    second.kill()
+    second.communicate()
+    third = start(rough, *axes)
+    wait_for_workers(third.pid)
+    os.kill(workers_of(third.pid)[0], signal.SIGKILL)
+    assert third.wait(timeout=120) == 0
+    third.communicate()
+    assert scores(rough) == scores(calm)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that a sweep has started to train."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def wait_for_workers(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while not workers_of(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
