@@ -40,7 +40,7 @@ class Tally:
 
     total: int
     workers: int
-    running: int = 0
+    running: set[str] = field(default_factory=set)
     done: int = 0
     failed: int = 0
     ended: int = 0
@@ -49,15 +49,14 @@ class Tally:
     def count(self, event: Event) -> None:
         """Take an event in."""
         if event.kind is Kind.STARTED:
-            self.running += 1
-        elif event.kind in (Kind.RETRIED, Kind.WAITS):
-            self.running -= 1
-        elif event.outcome is not None:
+            self.running.add(event.cell.hash)
+            return
+        self.running.discard(event.cell.hash)
+        if event.outcome is not None:
             self._end(event.outcome)
 
     def _end(self, outcome: Outcome) -> None:
         self.ended += 1
-        self.running = max(0, self.running - 1) if outcome.seconds is not None else self.running
         self.done += outcome.state in (State.FINISHED, State.ALREADY)
         self.failed += outcome.state is State.FAILED
         if outcome.state is State.FINISHED and outcome.seconds is not None:
@@ -74,7 +73,7 @@ class Tally:
     def line(self) -> str:
         """Where it stands."""
         left = "" if self.left_s is None else f", about {spoken(self.left_s)} left"
-        return f"{self.done} done, {self.running} running, {self.failed} failed{left}"
+        return f"{self.done} done, {len(self.running)} running, {self.failed} failed{left}"
 
 
 class Lines:

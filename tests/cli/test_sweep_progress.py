@@ -1,5 +1,6 @@
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from qprobe.engine.config import TrainConfig
 from qprobe.engine.sweep import Cell, Event, Kind, Outcome, State
 
 CELL = Cell.of(TrainConfig(), Path("runs"))
+OTHER = Cell.of(TrainConfig(seed=1), Path("runs"))
 
 
 def ended(state: State, seconds: float | None = None, reason: str | None = None) -> Event:
@@ -23,17 +25,22 @@ def test_the_tally_follows_a_sweep_by_hand():
     tally = Tally(total=6, workers=2)
     tally.count(ended(State.ALREADY))
     assert (tally.line(), tally.left_s) == ("1 done, 0 running, 0 failed", None)
-    for event in (STARTED, STARTED, Event(kind=Kind.RETRIED, cell=CELL), STARTED):
-        tally.count(event)
-    assert tally.running == 2
+    tally.count(STARTED)
+    tally.count(replace(STARTED, cell=OTHER))
+    assert tally.line() == "1 done, 2 running, 0 failed"
+    for kind in (Kind.RETRIED, Kind.STARTED):
+        tally.count(replace(STARTED, kind=kind))
+    assert tally.line() == "1 done, 2 running, 0 failed"
     tally.count(ended(State.FINISHED, 10.0))
-    tally.count(ended(State.FAILED, 1.0, "why"))
+    tally.count(replace(ended(State.FAILED, 1.0, "why"), cell=OTHER))
     # Three of six are left; a finished cell took 10 s, and two are trained at once.
     assert tally.left_s == 15.0
     assert tally.line() == "2 done, 0 running, 1 failed, about 15 s left"
     tally.count(STARTED)
     tally.count(Event(kind=Kind.WAITS, cell=CELL))
-    assert tally.running == 0
+    tally.count(STARTED)
+    tally.count(ended(State.ALREADY))  # the other sweep has trained it
+    assert tally.line().startswith("3 done, 0 running, 1 failed")
 
 
 def test_a_last_cell_is_not_shared_by_the_workers():

@@ -22,7 +22,6 @@ from qprobe.records.lock import is_written
 _ATTEMPTS = 2
 #: How long a Ctrl-C waits at most to be noticed, and a cell of another sweep to be looked at.
 _LOOK_S = 0.2
-_ELSEWHERE_S = 1.0
 
 
 class State(StrEnum):

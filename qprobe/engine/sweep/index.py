@@ -17,7 +17,6 @@ from qprobe import records
 from qprobe.engine.sweep.cell import ERROR_FILE, PLAN_FILE, RUN_FILE, write_atomically
 from qprobe.errors import InputError, QprobeError
 from qprobe.records import Metric
-from qprobe.records.lock import lock_path
 from qprobe.records.schema import Json
 
 INDEX_FILE = "index.json"
@@ -93,9 +92,8 @@ def _places(root: Path) -> Iterator[Path]:
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """What changes when a run that is closed is written again; None while it may be written."""
-    log = path.with_name(path.name + "-wal")
-    if not path.is_file() or log.exists() or lock_path(path).exists():
+    """What changes when a run that is closed is written again, from its first moment on."""
+    if not path.is_file():
         return None
     found = path.stat()
     return [found.st_mtime_ns, found.st_size, found.st_ino]

@@ -55,7 +55,8 @@ def test_pairs_do_not_depend_on_the_order_of_the_files():
     scores = {seed: 0.1 * seed for seed in range(1, 7)}
     bf16 = [entry("bf16", seed, score) for seed, score in scores.items()]
     other = [entry("nvfp4", seed, score - 0.001 * seed) for seed, score in scores.items()]
-    effect = only(compare([*bf16, *reversed(other)])).rows[1].effect
+    earlier = entry("bf16", 0, 0.9)  # without a partner, and before all others
+    effect = only(compare([*bf16, *reversed(other), earlier])).rows[1].effect
     assert effect is not None
     assert effect.difference.high is not None
     assert effect.difference.high < 0

@@ -25,7 +25,9 @@ from qprobe.engine.sweep import (
     processes,
     sweep,
 )
+from qprobe.engine.sweep.attend import take
 from qprobe.errors import InputError
+from qprobe.records.lock import is_written
 
 CELLS = grid(TrainConfig(), {"recipe": ["bf16", "nvfp4"], "seed": [0, 1]})
 ONE = CELLS[:1]
@@ -205,16 +207,16 @@ from qprobe.engine.config import TrainConfig
 from qprobe.engine.sweep import grid, sweep
 cells = grid(TrainConfig(), {"recipe": ["bf16", "nvfp4"], "seed": [0, 1]})
 if __name__ == "__main__":
-    result = sweep(cells, Trainer(steps=5, pause_s=0.05), Path(sys.argv[1]))
+    result = sweep(cells, Trainer(steps=int(sys.argv[2]), pause_s=0.05), Path(sys.argv[1]))
     print(*(outcome.state.name for outcome in result.outcomes))
 """
 
 
-def start_sweep(tmp_path: Path) -> "subprocess.Popen[str]":
+def start_sweep(tmp_path: Path, steps: int = 5) -> "subprocess.Popen[str]":
     script = tmp_path / "script.py"
     script.write_text(SWEEP)
     environment = os.environ | {"PYTHONPATH": str(Path(sweep_cells.__file__).parent)}
-    command = [sys.executable, str(script), str(tmp_path / "runs")]
+    command = [sys.executable, str(script), str(tmp_path / "runs"), str(steps)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -229,16 +231,38 @@ def test_two_sweeps_on_one_folder_share_it_and_both_end_with_everything_done(tmp
         assert len(lines(folder, "steps.log")) == 5
 
 
+def test_a_cell_that_is_held_elsewhere_is_waited_for_and_trained_if_it_has_to_be(tmp_path: Path):
+    cell = Cell.of(ONE[0], tmp_path)
+    lock = take(cell)
+    assert lock is not None
+    events: list[Event] = []
+
+    def watch(event: Event) -> None:
+        events.append(event)
+        if event.kind is Kind.WAITS:
+            threading.Timer(0.3, lock.release).start()
+
+    (outcome,) = sweep(ONE, Trainer(), tmp_path, watch=watch).outcomes
+    assert outcome.state is State.FINISHED
+    assert [event.kind for event in events] == [
+        Kind.STARTED, Kind.WAITS, Kind.STARTED, Kind.ENDED,
+    ]  # fmt: skip
+
+
 def test_workers_of_a_killed_sweep_save_end_and_free_their_cells(tmp_path: Path):
-    killed = start_sweep(tmp_path)
+    killed = start_sweep(tmp_path, steps=400)  # 20 s a cell
     started = folders(CELLS, tmp_path / "runs")[:2]
     while not all(lines(folder, "steps.log") for folder in started):
         time.sleep(0.01)
     killed.kill()
     killed.communicate()
-    again = start_sweep(tmp_path)
-    said = again.communicate(timeout=60)[0].split()
-    assert set(said) <= {"FINISHED", "ALREADY"}
-    for folder in folders(CELLS, tmp_path / "runs"):
-        assert len(lines(folder, "finished.log")) == 1
-        assert len(lines(folder, "steps.log")) == 5  # what was done before was not done again
+    deadline = time.monotonic() + 10
+    while any(is_written(folder) for folder in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    found = [entry for entry in index(tmp_path / "runs") if entry.path.parent in started]
+    assert [(str(entry.standing), entry.reason) for entry in found] == [
+        ("interrupted", "interrupted from the keyboard")
+    ] * 2
+    said = start_sweep(tmp_path).communicate(timeout=60)[0].split()
+    assert said == ["FINISHED"] * 4

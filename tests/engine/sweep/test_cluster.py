@@ -1,7 +1,11 @@
 """Ray: what a node does is tested without it; a cluster with a killed worker in the slow test."""
 
+import os
 import pickle
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +108,27 @@ def test_a_local_cluster_of_two_workers_one_of_which_is_killed(
     assert len(lines(Cell.of(cells[2], tmp_path).folder, "steps.log")) == 1
     again = sweep(cells, Trainer(), tmp_path, backend=RayCluster(address="local", workers=2))
     assert [outcome.state for outcome in again.outcomes] == [State.ALREADY] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_ctrl_c_on_a_local_cluster_lets_the_cell_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(Path(sweep_cells.__file__).parent))
+    pytest.importorskip("ray", reason="needs the extra scale")
+    folder = Cell.of(TrainConfig(), tmp_path).folder
+
+    def press() -> None:
+        while not lines(folder, "steps.log"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    trainer = Trainer(steps=1000, pause_s=0.05)
+    result = sweep([TrainConfig()], trainer, tmp_path, backend=RayCluster(workers=1))
+    assert result.interrupted
+    assert [outcome.state for outcome in result.outcomes] == [State.INTERRUPTED]
+    (entry,) = index(tmp_path)
+    assert (str(entry.standing), entry.reason) == ("interrupted", "interrupted from the keyboard")
