@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from qprobe import __version__, native
-from qprobe.engine import data
+from qprobe.engine import checkpoint, data
 from qprobe.engine.config import Precision, TrainConfig
 from qprobe.engine.optimizers import optimizer, schedule
 from qprobe.errors import InputError
@@ -86,6 +86,14 @@ def prepare(config: TrainConfig) -> Workbench:
         scaler=torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16),
         total=total,
     )
+
+
+def reopen(path: Path) -> Workbench:
+    """The training that wrote a checkpoint, with its weights: model, recipe, data and split."""
+    state = checkpoint.load(path)
+    bench = prepare(TrainConfig.of(state["config"]))
+    bench.model.load_state_dict(state["model"])
+    return bench
 
 
 def environment(bench: Workbench) -> dict[str, Any]:

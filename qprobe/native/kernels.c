@@ -49,8 +49,6 @@ INLINE uint16_t narrow(float x) {
   return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
 }
 
-#define AS_IS(x) (x)
-
 /* Adding and taking away 1.5·2^23 steps leaves a multiple of the step, ties to even. A step of E2M1
  * is half the power of two below |y|, and 0.5 below 2. `a` holds the bits of |y|. */
 INLINE float e2m1_nearest(uint32_t a) {
@@ -59,15 +57,20 @@ INLINE float e2m1_nearest(uint32_t a) {
   return (from_bits(a) + c) - c;
 }
 
-/* |y| moved up by r/256 of a step, then cut to the grid (the step is taken again: it may have grown). */
-INLINE float e2m1_stochastic(uint32_t a, uint8_t r) {
-  a = min_u32(a, 0x41000000u); /* 8: past the largest value, and safe to turn into an integer */
-  const uint32_t p = min_u32(max_u32(a & 0x7F800000u, 0x3F800000u), 0x40800000u);
-  const float t = from_bits(a) + (float)r * (1.0f / 256.0f) * (from_bits(p) * 0.5f);
-  const uint32_t p2 = min_u32(max_u32(to_bits(t) & 0x7F800000u, 0x3F800000u), 0x40800000u);
-  const float steps = t * from_bits(0x7F800000u - p2); /* 2 / p2, exact */
-  return from_bits(min_u32(to_bits((float)(int32_t)steps * (from_bits(p2) * 0.5f)), 0x40C00000u));
+/* |y| moved up by r/256 of a step, then cut to the grid. r's eight bits below a power of two's own
+ * are r/256 of its step more than it. From 1 on, a number cut to one mantissa bit is on the grid;
+ * below, 0.5 and 0 are. */
+INLINE float e2m1_stochastic(uint32_t a, uint32_t r) {
+  a = min_u32(a, 0x40C00000u); /* 6 */
+  const uint32_t p = max_u32(a & 0x7F800000u, 0x3F800000u);
+  const uint32_t t = to_bits(from_bits(a) + (from_bits(p | r << 14) - from_bits(p)));
+  const uint32_t q = t & (t < 0x3F800000u ? 0xFF800000u : 0xFFC00000u);
+  return from_bits(t < 0x3F000000u ? 0 : q);
 }
+
+/* An element to its dequantized value; the scales belong to its block. */
+#define NEAREST(x, e, v) (signed_as(e2m1_nearest(magnitude((x) * (e))) * (v), (x)))
+#define STOCHASTIC(x, e, v, r) (signed_as(e2m1_stochastic(magnitude((x) * (e)), (r)) * (v), (x)))
 
 /* Nearest E4M3 value of x >= 0, at most 448; subnormals kept, NaN stays NaN. */
 INLINE float e4m3(float x) {
@@ -99,6 +102,16 @@ INLINE tensor_scale tensor_scale_of(float absmax) {
   }
   return t;
 }
+
+/* What is quantized: `in` and `to` are the types of x and y; `noise` holds one random byte an element,
+ * or is null to round to nearest. */
+typedef struct {
+  const void *x;
+  int in;
+  void *y;
+  int to;
+  const uint8_t *noise;
+} operand;
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -177,8 +190,10 @@ EXPORT void qprobe_nvfp4_scales(const float *absmax, int64_t n, float *encode, f
   CALL(nvfp4_scales, absmax, n, encode, decode);
 }
 
+/* y = dequantized E2M1 of x; float32 stays float32, bfloat16 may become float32. */
 EXPORT void qprobe_e2m1_apply(const void *x, int in, void *y, int to, const uint8_t *noise,
                               const float *encode, const float *decode, int64_t outer,
                               int64_t length, int64_t inner, int64_t block) {
-  CALL(e2m1_apply, x, in, y, to, noise, encode, decode, outer, length, inner, block);
+  const operand t = {x, in, y, to, noise};
+  CALL(e2m1_apply, &t, encode, decode, outer, length, inner, block);
 }

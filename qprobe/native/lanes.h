@@ -10,7 +10,8 @@
  */
 
 #define BLOCK 16 /* the common block; rows of other blocks take the plain loops */
-#define GROUP 16 /* blocks whose absmax is found together */
+#define GROUP 16 /* blocks worked on together */
+#define CHUNK (GROUP * BLOCK)
 
 /* Absmax of GROUP whole blocks: four rounds of taking the larger of two neighbours. */
 #define GROUP_ABSMAX(NAME_, BITS, MASK, SHIFT)                                               \
@@ -101,63 +102,96 @@ TARGET static void NAME(nvfp4_scales)(const float *absmax, int64_t n, float *enc
   }
 }
 
-/* One element from memory to its dequantized value and back; the scales belong to its block. */
-#define NEAREST(x, e, v) (signed_as(e2m1_nearest(magnitude((x) * (e))) * (v), (x)))
-#define STOCHASTIC(x, e, v, r) (signed_as(e2m1_stochastic(magnitude((x) * (e)), (r)) * (v), (x)))
+/* Elements from `at` on as float32: where they lie, or widened into `buffer`. */
+TARGET static const float *NAME(load)(const operand *t, int64_t at, int64_t n, float *restrict buffer) {
+  if (t->in == F32) return (const float *)t->x + at;
+  const uint16_t *x = (const uint16_t *)t->x + at;
+  for (int64_t i = 0; i < n; i++) buffer[i] = widen(x[i]);
+  return buffer;
+}
 
-/* `n` elements in blocks along the innermost axis, a pair of scales a block. */
-#define APPLY_ROWS(NAME_, IN, LOAD, OUT, STORE)                                                    \
-  TARGET static void NAME(NAME_)(const IN *restrict x, OUT *restrict y, const uint8_t *restrict r, \
-                                 int64_t n, int64_t block, const float *restrict e,                \
-                                 const float *restrict v) {                                        \
-    int64_t i = 0;                                                                                 \
-    if (block == BLOCK && r)                                                                       \
-      for (; i + BLOCK <= n; i += BLOCK, e++, v++)                                                 \
-        for (int k = 0; k < BLOCK; k++)                                                            \
-          y[i + k] = STORE(STOCHASTIC(LOAD(x[i + k]), *e, *v, r[i + k]));                          \
-    else if (block == BLOCK)                                                                       \
-      for (; i + BLOCK <= n; i += BLOCK, e++, v++)                                                 \
-        for (int k = 0; k < BLOCK; k++) y[i + k] = STORE(NEAREST(LOAD(x[i + k]), *e, *v));         \
-    for (; i < n; e++, v++)                                                                        \
-      for (const int64_t stop = i + block < n ? i + block : n; i < stop; i++)                      \
-        y[i] = r ? STORE(STOCHASTIC(LOAD(x[i]), *e, *v, r[i])) : STORE(NEAREST(LOAD(x[i]), *e, *v)); \
-  }
+TARGET static const uint32_t *NAME(draw)(const operand *t, int64_t at, int64_t n, uint32_t *restrict buffer) {
+  if (!t->noise) return 0;
+  for (int64_t i = 0; i < n; i++) buffer[i] = t->noise[at + i];
+  return buffer;
+}
 
-/* `count` neighbours with a scale each (axis not innermost). */
-#define APPLY_COLUMNS(NAME_, IN, LOAD, OUT, STORE)                                                 \
-  TARGET static void NAME(NAME_)(const IN *restrict x, OUT *restrict y, const uint8_t *restrict r, \
-                                 int64_t count, const float *restrict e, const float *restrict v) { \
-    if (r)                                                                                         \
-      for (int64_t i = 0; i < count; i++) y[i] = STORE(STOCHASTIC(LOAD(x[i]), e[i], v[i], r[i]));  \
-    else                                                                                           \
-      for (int64_t i = 0; i < count; i++) y[i] = STORE(NEAREST(LOAD(x[i]), e[i], v[i]));           \
-  }
+TARGET static void NAME(store)(const operand *t, int64_t at, int64_t n, const float *restrict buffer) {
+  if (t->to == F32) return; /* they were written where they belong */
+  uint16_t *y = (uint16_t *)t->y + at;
+  for (int64_t i = 0; i < n; i++) y[i] = narrow(buffer[i]);
+}
 
-APPLY_ROWS(rows_f32, float, AS_IS, float, AS_IS)
-APPLY_ROWS(rows_bf16, uint16_t, widen, uint16_t, narrow)
-APPLY_ROWS(rows_bf16_f32, uint16_t, widen, float, AS_IS)
-APPLY_COLUMNS(columns_f32, float, AS_IS, float, AS_IS)
-APPLY_COLUMNS(columns_bf16, uint16_t, widen, uint16_t, narrow)
-APPLY_COLUMNS(columns_bf16_f32, uint16_t, widen, float, AS_IS)
+/* GROUP whole blocks. */
+TARGET static void NAME(whole_blocks)(const float *restrict x, float *restrict y, const uint32_t *restrict r,
+                                      const float *restrict e, const float *restrict v) {
+  if (r)
+    for (int g = 0; g < GROUP; g++)
+      for (int k = 0; k < BLOCK; k++)
+        y[g * BLOCK + k] = STOCHASTIC(x[g * BLOCK + k], e[g], v[g], r[g * BLOCK + k]);
+  else
+    for (int g = 0; g < GROUP; g++)
+      for (int k = 0; k < BLOCK; k++) y[g * BLOCK + k] = NEAREST(x[g * BLOCK + k], e[g], v[g]);
+}
 
-#undef APPLY_ROWS
-#undef APPLY_COLUMNS
+/* `n` elements of one block. */
+TARGET static void NAME(one_block)(const float *restrict x, float *restrict y, const uint32_t *restrict r,
+                                   int64_t n, float e, float v) {
+  if (r)
+    for (int64_t i = 0; i < n; i++) y[i] = STOCHASTIC(x[i], e, v, r[i]);
+  else
+    for (int64_t i = 0; i < n; i++) y[i] = NEAREST(x[i], e, v);
+}
 
-#define DISPATCH(KIND, AT, ...)                                                                \
-  do {                                                                                          \
-    const uint8_t *noise = r ? r + (AT) : 0;                                                    \
-    if (in == F32)                                                                              \
-      NAME(KIND##_f32)((const float *)x + (AT), (float *)y + (AT), noise, __VA_ARGS__);         \
-    else if (to == BF16)                                                                        \
-      NAME(KIND##_bf16)((const uint16_t *)x + (AT), (uint16_t *)y + (AT), noise, __VA_ARGS__);  \
-    else                                                                                        \
-      NAME(KIND##_bf16_f32)((const uint16_t *)x + (AT), (float *)y + (AT), noise, __VA_ARGS__); \
+/* `n` elements of as many blocks. */
+TARGET static void NAME(across_blocks)(const float *restrict x, float *restrict y, const uint32_t *restrict r,
+                                       int64_t n, const float *restrict e, const float *restrict v) {
+  if (r)
+    for (int64_t i = 0; i < n; i++) y[i] = STOCHASTIC(x[i], e[i], v[i], r[i]);
+  else
+    for (int64_t i = 0; i < n; i++) y[i] = NEAREST(x[i], e[i], v[i]);
+}
+
+/* The body stands between reading `n` elements from `at` on and writing them, as float32 x to y. */
+#define CHUNKWISE(at, n, ...)                                             \
+  do {                                                                    \
+    const float *x = NAME(load)(t, at, n, wide);                          \
+    const uint32_t *r = NAME(draw)(t, at, n, noise);                      \
+    float *y = t->to == F32 ? (float *)t->y + (at) : done;                \
+    __VA_ARGS__;                                                          \
+    NAME(store)(t, at, n, y);                                             \
   } while (0)
 
-/* y = dequantized E2M1 of x; `r` holds one random byte an element, or is null to round to nearest. */
-TARGET static void NAME(e2m1_apply)(const void *x, int in, void *y, int to, const uint8_t *r,
-                                    const float *encode, const float *decode, int64_t outer,
-                                    int64_t length, int64_t inner, int64_t block) {
+/* `n` elements from `at` on, in blocks along the innermost axis. */
+TARGET static void NAME(apply_rows)(const operand *t, int64_t at, int64_t n, int64_t block,
+                                    const float *e, const float *v) {
+  float wide[CHUNK], done[CHUNK];
+  uint32_t noise[CHUNK];
+  const int64_t end = at + n;
+  if (block == BLOCK)
+    for (; at + CHUNK <= end; at += CHUNK, e += GROUP, v += GROUP)
+      CHUNKWISE(at, CHUNK, NAME(whole_blocks)(x, y, r, e, v));
+  for (; at < end; e++, v++)
+    for (int64_t stop = at + block < end ? at + block : end; at < stop;) {
+      const int64_t part = stop - at < CHUNK ? stop - at : CHUNK;
+      CHUNKWISE(at, part, NAME(one_block)(x, y, r, part, *e, *v));
+      at += part;
+    }
+}
+
+/* `n` neighbours from `at` on with a scale each: the quantized axis is not the innermost. */
+TARGET static void NAME(apply_columns)(const operand *t, int64_t at, int64_t n, const float *e,
+                                       const float *v) {
+  float wide[CHUNK], done[CHUNK];
+  uint32_t noise[CHUNK];
+  for (int64_t i = 0; i < n; i += CHUNK) {
+    const int64_t part = n - i < CHUNK ? n - i : CHUNK;
+    CHUNKWISE(at + i, part, NAME(across_blocks)(x, y, r, part, e + i, v + i));
+  }
+}
+
+TARGET static void NAME(e2m1_apply)(const operand *t, const float *encode, const float *decode,
+                                    int64_t outer, int64_t length, int64_t inner, int64_t block) {
   const int64_t blocks = (length + block - 1) / block;
   if (inner == 1 && length % block == 0) { /* no partial block: one long row */
     length *= outer;
@@ -165,18 +199,17 @@ TARGET static void NAME(e2m1_apply)(const void *x, int in, void *y, int to, cons
   }
   for (int64_t o = 0; o < outer; o++) {
     if (inner == 1) {
-      DISPATCH(rows, o * length, length, block, encode + o * blocks, decode + o * blocks);
+      NAME(apply_rows)(t, o * length, length, block, encode + o * blocks, decode + o * blocks);
       continue;
     }
     for (int64_t i = 0; i < length; i++) {
       const int64_t scale = (o * blocks + i / block) * inner;
-      DISPATCH(columns, (o * length + i) * inner, inner, encode + scale, decode + scale);
+      NAME(apply_columns)(t, (o * length + i) * inner, inner, encode + scale, decode + scale);
     }
   }
 }
 
-#undef DISPATCH
-#undef NEAREST
-#undef STOCHASTIC
+#undef CHUNKWISE
 #undef BLOCK
 #undef GROUP
+#undef CHUNK

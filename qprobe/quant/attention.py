@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qprobe.quant.products import without_autocast
 from qprobe.quant.quantize import Operand, straight_through
 from qprobe.quant.recipe import Gemm, QuantRecipe
 from qprobe.quant.spec import QuantSpec
@@ -43,7 +44,7 @@ class QuantizedScaledDotProduct(ScaledDotProduct):
         """Attend."""
         gemm = self.recipe.attention or Gemm()
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device):
             q32, k32, v32 = q.float(), k.float(), v.float()
             logits = self._take(q32, gemm.a, -1, gemm) @ self._take(k32, gemm.b, -1, gemm).mT
             logits = logits * scale
@@ -51,7 +52,11 @@ class QuantizedScaledDotProduct(ScaledDotProduct):
                 logits = logits.masked_fill(~bias, -torch.inf)
             elif bias is not None:
                 logits = logits + bias
-            p = F.dropout(logits.softmax(-1), self.dropout, self.training)
+            # A query that may look nowhere attends to nothing, as in PyTorch's own products; left
+            # as NaN it would reach all others through the scale that they share.
+            nowhere = logits.detach().amax(-1, keepdim=True) == -torch.inf
+            p = logits.masked_fill(nowhere, 0.0).softmax(-1).masked_fill(nowhere, 0.0)
+            p = F.dropout(p, self.dropout, self.training)
             out = self._take(p, gemm.a, -1, gemm) @ self._take(v32, gemm.b, -2, gemm)
             return out.to(q.dtype)
 

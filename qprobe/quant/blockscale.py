@@ -17,7 +17,7 @@ Two implementations give the same bits: C kernels (:mod:`qprobe.native`) and PyT
 stay in cache. Both take tensors as :func:`~qprobe.quant.fold.fold` presents them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -32,8 +32,9 @@ from qprobe.quant.spec import QuantSpec, Tile
 FLT_MAX = torch.finfo(torch.float32).max
 _SIXTH = 1.0 / 6.0
 _FULL = 448.0 * 6.0
-#: Elements worked on at a time, so that the intermediate results stay in the second-level cache.
-_PIECE = 1 << 18
+#: Elements worked on at a time: few enough that intermediate results stay in the last-level cache,
+#: enough that the calls into PyTorch do not count.
+_PIECE = 1 << 19
 _NATIVE_TYPES = {
     torch.float32: native.Element.FLOAT32,
     torch.bfloat16: native.Element.BFLOAT16,
@@ -58,14 +59,40 @@ def fake_quantize(
     """
     form = block_format(spec)
     absmax = block_absmax(folded, spec, partner)
-    if form.scale is ScaleFormat.E4M3 and _native(folded.x, out):
+    if not _native(folded.x, out):
+        _apply_in_pieces(folded.x, absmax, form, noise, out)
+        return
+    if form.scale is ScaleFormat.E4M3:
         encode, decode = absmax, torch.empty_like(absmax)
         native.require().nvfp4_scales(
             absmax.data_ptr(), absmax.numel(), encode.data_ptr(), decode.data_ptr()
         )
     else:
         _, encode, decode = scales(absmax, absmax.amax(), form)
-    apply(folded.x, (encode, decode), form.block, noise, out)
+    x = folded.x
+    native.require().e2m1_apply(
+        *(x.data_ptr(), _NATIVE_TYPES[x.dtype], out.data_ptr(), _NATIVE_TYPES[out.dtype]),
+        *(None if noise is None else noise.data_ptr(), encode.data_ptr(), decode.data_ptr()),
+        *(*x.shape, form.block),
+    )
+
+
+def _apply_in_pieces(
+    x: Tensor, absmax: Tensor, form: BlockFormat, noise: Tensor | None, out: Tensor
+) -> None:
+    """``out = E2M1(x · encode) · decode`` for ``[outer, length, inner]``."""
+    scales_of = _scaling(absmax.amax(), form)
+    scratch = x.new_empty(2, min(x.numel(), _piece_size(x)), dtype=torch.float32)
+    for piece in _pieces(x, form.block):
+        source = piece.of(x)
+        y, spare = _like(source, scratch)
+        _, encode, decode = scales_of(piece.of_blocks(absmax))
+        torch.mul(source, encode.unsqueeze(2), out=y)
+        if noise is None:
+            e2m1_nearest_(y, spare)
+        else:
+            y = e2m1_stochastic(y, piece.of(noise))
+        piece.of(out).copy_(y.mul_(decode.unsqueeze(2)))
 
 
 def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor:
@@ -81,7 +108,7 @@ def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor
         )
     else:
         absmax = torch.empty(outer, blocks, inner, device=x.device)
-        for piece in _pieces(x.shape, block):
+        for piece in _pieces(x, block):
             piece.of_blocks(absmax).copy_(_absmax(piece.of(x)))
     if spec.tile is Tile.TWO_D and partner is not None:
         _spread_over_tiles(absmax, folded.beside(partner, blocks), block)
@@ -89,31 +116,39 @@ def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor
 
 
 def _absmax(x: Tensor) -> Tensor:
-    """Largest magnitude along axis 2 of ``[outer, blocks, elements, inner]``."""
-    magnitude = x.abs()
-    outer, blocks, elements, inner = x.shape
-    if inner > 1 or elements < 16 or elements & (elements - 1):
-        return magnitude.amax(2)
-    # Halving, and reducing across rows at the end, takes half the time of reducing short rows.
-    halves = magnitude.view(-1, elements)
-    while (half := halves.shape[1] // 2) > 4:
-        halves = torch.maximum(halves[:, :half], halves[:, half:])
-    across = halves.new_empty(half, halves.shape[0])
-    torch.maximum(halves[:, :half].T, halves[:, half:].T, out=across)
-    return across.amax(0).view(outer, blocks, inner)
+    """Largest magnitude along axis 2 of ``[outer, blocks, elements, inner]``.
+
+    Taken over the bits, which order magnitudes as the numbers do, with NaN on top: PyTorch reduces
+    short rows of integers several times as fast as rows of floats.
+    """
+    bits = torch.int32 if x.dtype == torch.float32 else torch.int16
+    return (x.view(bits) & torch.iinfo(bits).max).amax(2).view(x.dtype)
 
 
 def scales(absmax: Tensor, amax: Tensor, form: BlockFormat) -> Scales:
     """Stored, encode and decode scale of each block; ``amax`` is the largest of the tensor."""
+    return _scaling(amax, form)(absmax)
+
+
+def _scaling(amax: Tensor, form: BlockFormat) -> Callable[[Tensor], Scales]:
+    """From the absmax of blocks to their scales."""
     if form.scale is ScaleFormat.E8M0:
-        # The block's exponent less that of the largest element, 4.0; E8M0 starts at 2^-127.
-        stored = power_below(absmax).mul_(0.25).clamp_(min=2.0**-127)
-        decode = torch.where(absmax.isfinite(), stored, absmax)
-        return Scales(stored, torch.ones_like(stored) / stored, decode)
+        return _powers_of_two
     factor = _TensorScale.of(amax)
-    stored = e4m3_nearest(absmax * factor.block)
-    encode = (torch.ones_like(stored) / (stored * factor.decode)).clamp_(max=FLT_MAX)
-    return Scales(stored, encode, (stored * factor.first).mul_(factor.second))
+
+    def of(absmax: Tensor) -> Scales:
+        stored = e4m3_nearest(absmax * factor.block)
+        encode = torch.ones_like(stored).div_(stored * factor.decode).clamp_(max=FLT_MAX)
+        return Scales(stored, encode, (stored * factor.first).mul_(factor.second))
+
+    return of
+
+
+def _powers_of_two(absmax: Tensor) -> Scales:
+    # The block's exponent less that of the largest element, 4.0; E8M0 starts at 2^-127.
+    stored = power_below(absmax).mul_(0.25).clamp_(min=2.0**-127)
+    decode = torch.where(absmax.isfinite(), stored, absmax)
+    return Scales(stored, torch.ones_like(stored) / stored, decode)
 
 
 def decode_scale(stored: Tensor, amax: Tensor, form: BlockFormat) -> Tensor:
@@ -153,35 +188,6 @@ class _TensorScale(NamedTuple):
         )
 
 
-def apply(
-    x: Tensor, scale: tuple[Tensor, Tensor], block: int, noise: Tensor | None, out: Tensor
-) -> None:
-    """``out = E2M1(x · encode) · decode`` for ``[outer, length, inner]``; scale has these two."""
-    encode, decode = scale
-    if _native(x, out):
-        outer, length, inner = x.shape
-        native.require().e2m1_apply(
-            *(x.data_ptr(), _NATIVE_TYPES[x.dtype], out.data_ptr(), _NATIVE_TYPES[out.dtype]),
-            *(None if noise is None else noise.data_ptr(), encode.data_ptr(), decode.data_ptr()),
-            *(outer, length, inner, block),
-        )
-        return
-    scratch = x.new_empty(2, min(x.numel(), _PIECE), dtype=torch.float32)
-    for piece in _pieces(x.shape, block):
-        source, target = piece.of(x), piece.of(out)
-        y, spare = _like(source, scratch)
-        e, v = (piece.of_blocks(s).unsqueeze(2) for s in scale)
-        torch.mul(source, e, out=y)
-        if noise is None:
-            e2m1_nearest_(y, spare)
-        else:
-            y = e2m1_stochastic(y, piece.of(noise))
-        if target.dtype == torch.float32:
-            torch.copysign(y.mul_(v), source, out=target)
-        else:
-            target.copy_(torch.copysign(y.mul_(v), source, out=y))
-
-
 class _Piece(NamedTuple):
     """A run of whole blocks: part of the outer axis, or part of the length."""
 
@@ -202,12 +208,18 @@ class _Piece(NamedTuple):
         return values[self.outer, first : first + -(-(self.stop - self.first) // self.block)]
 
 
-def _pieces(shape: torch.Size, block: int) -> Iterator[_Piece]:
+def _piece_size(x: Tensor) -> int:
+    """Elements of a piece: on a GPU everything at once, since there a launch costs more."""
+    return _PIECE if x.device.type == "cpu" else x.numel()
+
+
+def _pieces(x: Tensor, block: int) -> Iterator[_Piece]:
     """Cut ``[outer, length, inner]`` into runs of whole blocks, partial blocks by themselves."""
-    outer, length, inner = shape
+    outer, length, inner = x.shape
+    size = _piece_size(x)
     whole = length - length % block
-    rows = max(1, _PIECE // max(1, whole * inner))
-    run = whole if rows > 1 else max(block, _PIECE // inner // block * block)
+    rows = max(1, size // max(1, whole * inner))
+    run = whole if rows > 1 else max(block, size // inner // block * block)
     for o in range(0, outer, rows):
         part = slice(o, min(o + rows, outer))
         for first in range(0, whole, run or block):

@@ -28,7 +28,8 @@ def matrix(device: torch.device) -> Tensor:
         [(-1.0) ** (SIGN_MASK >> i & 1) * (-1.0) ** (i & j).bit_count() / 4.0 for j in range(SIZE)]
         for i in range(SIZE)
     ]
-    return torch.tensor(rows, device=device)
+    with torch.inference_mode(False):  # it is kept, and may be part of a graph later
+        return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def rotate(x: Tensor, axis: Axis = -1, inverse: bool = False) -> Tensor:

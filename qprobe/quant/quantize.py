@@ -39,8 +39,9 @@ class Quantized:
         form = self.spec.format
         if isinstance(form, IntFormat):
             return self.codes.float().mul_(self.scale).to(dtype or self.dtype)
-        table = torch.tensor([*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)])
-        values = table.to(self.codes.device)[self.codes.int()]
+        numbers = [*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)]
+        table = torch.tensor(numbers, dtype=torch.float32, device=self.codes.device)
+        values = table[self.codes.int()]
         decode = blockscale.decode_scale(self.scale, self.amax, form)
         spread = decode.repeat_interleave(form.block, self.axis)
         return values.mul_(spread.narrow(self.axis, 0, values.shape[self.axis])).to(
@@ -95,8 +96,8 @@ def fake_quantize(
 
     ``axis`` and ``generator`` as in :func:`quantize`; several axes are read as one. ``out`` may be
     a buffer of the same shape, dtype and memory layout as ``x``. Gradients pass straight through.
-    NaN or infinity anywhere in a block format's tensor makes all of it non-finite, without a check
-    that would have to wait for the device.
+    NaN or infinity makes all that shares its scale non-finite (in NVFP4: the whole tensor), without
+    a check that would have to wait for the device.
 
     >>> from qprobe.quant.formats import INT4
     >>> from qprobe.quant.spec import Granularity
@@ -239,8 +240,8 @@ def _empty(x: Tensor, spec: QuantSpec, axis: int) -> Quantized:
         sizes[axis] = -(-sizes[axis] // form.block)
     return Quantized(
         codes=torch.empty_like(x, dtype=torch.int8 if isinstance(form, IntFormat) else torch.uint8),
-        scale=torch.ones(sizes, device=x.device),
-        amax=torch.zeros((), device=x.device),
+        scale=torch.ones(sizes, dtype=torch.float32, device=x.device),
+        amax=torch.zeros((), dtype=torch.float32, device=x.device),
         spec=spec,
         axis=axis,
         dtype=x.dtype,
@@ -262,7 +263,7 @@ def _block_codes(
         magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
     else:
         magnitude = e2m1_stochastic(y, noise).abs_()
-    grid = torch.tensor(E2M1.magnitudes, device=x.device)
+    grid = torch.tensor(E2M1.magnitudes, dtype=torch.float32, device=x.device)
     codes = torch.bucketize(magnitude, grid, out_int32=True).to(torch.uint8)
     codes.bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
     return folded.unfold(codes), folded.unfold_blocks(stored)
@@ -279,6 +280,8 @@ def _partner(x: Tensor, axes: tuple[int, ...]) -> int:
 
 
 def _check(x: Tensor, axis: Axis) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"a torch.Tensor can be quantized, got a {type(x).__name__}.")
     if x.layout is not torch.strided or x.dtype not in _FLOATS:
         raise InputError(
             f"only dense float32, bfloat16, float16 and float64 tensors can be quantized; "

@@ -1,7 +1,7 @@
 """Rounding to a grid, in float32, with the tie rule in the name.
 
-The grids have power-of-two spacing, so adding and taking away ``1.5 · 2^23`` spacings rounds to
-nearest, ties to even, without a table: the sum keeps only multiples of the spacing.
+The grids have power-of-two spacing, so a number is divided by its spacing, rounded to an integer
+and multiplied again, all exact but for the rounding itself. No table is needed.
 """
 
 from enum import StrEnum
@@ -35,17 +35,17 @@ def power_below(x: Tensor) -> Tensor:
 def e2m1_nearest_(y: Tensor, scratch: Tensor) -> Tensor:
     """Round float32 ``y`` to E2M1 in place: saturate at ±6, nearest, ties to even.
 
-    ``scratch`` is float32 of the same shape and is overwritten. The sign of what rounds to zero is
-    lost here; the caller restores it.
+    ``scratch`` is float32 of the same shape and is overwritten. A negative number that rounds to
+    zero keeps its sign (code 8).
 
     >>> e2m1_nearest_(torch.tensor([0.25, 0.75, 2.5, 5.0, 6.4]), torch.empty(5))
     tensor([0., 1., 2., 4., 6.])
     """
     y.clamp_(-6.0, 6.0)
     torch.bitwise_and(y.view(torch.int32), _EXPONENT, out=scratch.view(torch.int32))
-    # 1.5·2^23 steps, a step being half the power of two below |y| and 0.5 below 2.
-    scratch.clamp_(min=1.0)
-    return y.add_(scratch, alpha=1.5 * 2**22).sub_(scratch, alpha=1.5 * 2**22)
+    # A step is half the power of two below |y|, and 0.5 below 2.
+    step = scratch.clamp_(min=1.0).mul_(0.5)
+    return y.div_(step).round_().mul_(step)
 
 
 def e2m1_stochastic(y: Tensor, noise: Tensor) -> Tensor:

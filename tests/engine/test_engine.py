@@ -1,12 +1,13 @@
 """qprobe/engine/__init__.py: comparing runs must not need what trains them."""
 
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 from qprobe import engine
-from qprobe.engine import loop, training
 
 
 @pytest.mark.parametrize(
@@ -25,10 +26,11 @@ def test_torch_is_imported_by_what_trains_only(code: str, torch: bool):
     assert seen.stdout.strip() == str(torch)
 
 
-def test_public_names_are_those_of_their_modules():
-    assert engine.train is loop.train
-    assert engine.Callback is training.Callback
-    assert all(getattr(engine, name) for name in engine.__all__)
+def test_public_names_are_those_of_their_modules_and_no_module_has_such_a_name():
+    assert {*engine._TRAINS} < {*engine.__all__}
+    for name, module in engine._TRAINS.items():
+        assert getattr(engine, name) is getattr(import_module(f"qprobe.engine.{module}"), name)
+    assert not {*engine.__all__} & {one.name for one in pkgutil.iter_modules(engine.__path__)}
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -90,6 +90,26 @@ def test_integers_per_token_and_low_precision_inputs() -> None:
     assert torch.equal(inside, got)
 
 
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_a_query_that_may_look_nowhere_gets_zeros_and_spoils_no_other(kind: str) -> None:
+    q, k, v = tensors()
+    mask = torch.ones(12, 20, dtype=torch.bool)
+    mask[3] = False
+    mask[5, 2:] = False
+    if kind == "float":
+        mask = torch.zeros(12, 20).masked_fill(~mask, -torch.inf)
+    want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert (want[..., 3, :] == 0).all()
+    torch.testing.assert_close(under(Gemm())(q, k, v, mask), want, rtol=1e-5, atol=1e-6)
+    got = under(Gemm(a=RTN, b=RTN))(q, k, v, mask)
+    assert (got[..., 3, :] == 0).all()
+    assert got.isfinite().all()
+    got.square().sum().backward()
+    for x in (q, k, v):
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+
+
 def test_dropout_only_while_training() -> None:
     q, k, v = tensors()
     module = under(Gemm(a=RTN, b=RTN), dropout=0.5)

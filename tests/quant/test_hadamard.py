@@ -59,6 +59,21 @@ def test_it_spreads_an_outlier_over_its_group_only() -> None:
     assert got[:16].abs().sum() + got[32:].abs().sum() == 0
 
 
+def test_the_first_use_decides_nothing() -> None:
+    """The matrix is kept: neither inference mode nor the default dtype may stick to it."""
+    for context in (torch.inference_mode(), torch.no_grad()):
+        matrix.cache_clear()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with context:
+                rotate(torch.ones(16, dtype=torch.float32))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        x = torch.ones(16, requires_grad=True)
+        rotate(x).sum().backward()
+        assert x.grad is not None
+
+
 def test_refusals() -> None:
     with pytest.raises(InputError, match=r"groups of 16, and axis 1 of \[4, 20\] has 20"):
         rotate(torch.zeros(4, 20), 1)

@@ -204,6 +204,8 @@ def test_randomness_comes_from_the_generator_alone() -> None:
 def test_refusals_name_what_came() -> None:
     with pytest.raises(InputError, match=r"got torch\.int64"):
         quantize(torch.ones(4, dtype=torch.int64), SPECS["nvfp4"])
+    with pytest.raises(InputError, match=r"torch\.Tensor can be quantized, got a list"):
+        fake_quantize([1.0], SPECS["nvfp4"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="sparse"):
         quantize(torch.eye(4).to_sparse(), SPECS["nvfp4"])
     with pytest.raises(InputError, match=r"axis 2 is not one of a tensor of shape \[4, 4\]"):
