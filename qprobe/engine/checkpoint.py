@@ -19,7 +19,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
     Whoever opens ``path`` finds the old file or the new one whole, also after a crash.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # One name, whoever writes: what a killed process leaves is overwritten by the next.
+    draft = path.with_name(f".{path.name}.new")
     try:
         with draft.open("wb") as file:
             torch.save({"format": FORMAT, "version": VERSION, **content}, file)
@@ -34,6 +35,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint written by :func:`save`; nothing in it is executed."""
     if not path.is_file():
         raise InputError(f"there is no checkpoint at {path}.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is not a checkpoint, or not a whole one; give a last.pt or best.pt."
+        )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
