@@ -80,7 +80,10 @@ def test_options_keep_lists_of_lists():
         ({"schedule": "linear"}, "schedule is one of plateau, cosine, constant, got 'linear'."),
         ({"model": 3}, "model is a table of options, got 3."),
         ({"model": "dropout"}, "model is a table of options, got 'dropout'."),
-        ({"model": {"act": {"name": "relu"}}}, "model.act is a truth value, a number, a text or a "),
+        (
+            {"model": {"act": {"name": "relu"}}},
+            "model.act is a truth value, a number, a text or a ",
+        ),
         ({"clip": 0}, "clip is above 0, got 0.0, which would leave no gradient."),
         ({"validation": 0}, "validation is a share between 0 and 1 or a whole number of patients"),
         ({"test": 2.5}, "test is a share between 0 and 1 or a whole number of patients, got 2.5."),

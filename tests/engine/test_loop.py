@@ -163,7 +163,9 @@ def test_the_test_is_of_the_best_weights(small, tmp_path):
     config = small(arch="cnn", epochs=4, lr=0.05)
     result = train(config, tmp_path / "run")
     best = weights(tmp_path / "run", "best.pt")
-    validation = [m for m in measured(tmp_path / "run")["metrics"] if m[2:4] == ("validation", "auprc")]
+    validation = [
+        m for m in measured(tmp_path / "run")["metrics"] if m[2:4] == ("validation", "auprc")
+    ]
     step, _, _, _, score = max(validation, key=lambda metric: (metric[4], -metric[0]))
     assert (best["step"], best["score"]) == (step, score) == (result.best_step, result.best_score)
 
@@ -413,7 +415,9 @@ def network(in_channels, classes):
 """
 
 
-def test_a_network_of_the_user_trains_on_volumes_of_several_classes(small, foreign, cache, tmp_path):
+def test_a_network_of_the_user_trains_on_volumes_of_several_classes(
+    small, foreign, cache, tmp_path
+):
     config = small(
         arch=f"{foreign(VOLUMES)}:network", size="500k", image=64, data="phantom3d",
         data_options={"patients": 6, "image": 16, "cache": str(cache)}, batch=2, epochs=1,

@@ -95,4 +95,3 @@ def test_an_evaluation_without_scores_leaves_its_loss(tmp_path):
     with written(tmp_path, found) as run:
         assert run.samples() == []
         assert list(run.arrays(probe="predictions")) == []
-
