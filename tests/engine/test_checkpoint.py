@@ -42,8 +42,12 @@ def test_what_is_saved_is_loaded(tmp_path):
     loaded = checkpoint.load(tmp_path / "a.pt")
     assert torch.equal(loaded.pop("model")["w"], torch.arange(6.0))
     assert loaded == {
-        "format": "qprobe-checkpoint", "version": 1, "step": 3, "name": "é", "list": [1, None, True],
-    }  # fmt: skip
+        "format": "qprobe-checkpoint",
+        "version": 1,
+        "step": 3,
+        "name": "é",
+        "list": [1, None, True],
+    }
     assert torch.load(tmp_path / "a.pt", weights_only=True)["step"] == 3
     assert os.listdir(tmp_path) == ["a.pt"]
 

@@ -201,8 +201,8 @@ def test_a_run_without_its_checkpoint_is_not_started_over(small, tmp_path):
 
 def test_the_checkpoint_of_another_training_is_refused_before_the_run_is_touched(small, tmp_path):
     for seed in (0, 1):
+        config = small(steps=9, epochs=9, seed=seed)
         with pytest.raises(KeyboardInterrupt):
-            config = small(steps=9, epochs=9, seed=seed)
             train(config, tmp_path / str(seed), callbacks=[StopAt(6)])
     shutil.copy(tmp_path / "1" / "last.pt", tmp_path / "0" / "last.pt")
     with pytest.raises(InputError, match="is of a training with other settings"):

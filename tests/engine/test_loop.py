@@ -78,6 +78,7 @@ INTERRUPTED = {
         "optimizer": "sgd", "precision": "bf16", "fold": 1, "folds": 3, "patience": 2, "grace": 1,
         "min_delta": 1.0,
     },
+    "fp16": {"arch": "cnn", "recipe": "int4-tensor", "epochs": 2, "precision": "fp16"},
 }  # fmt: skip
 
 
