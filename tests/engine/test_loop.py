@@ -10,7 +10,7 @@ import torch
 from run_contents import differences, measured, same, weights
 
 from qprobe import records
-from qprobe.engine import Callback, OnNonFinite, Training, train
+from qprobe.engine import Callback, OnNonFinite, Training, evaluate, reopen, train
 from qprobe.engine.workbench import prepare
 from qprobe.errors import InputError
 from qprobe.quant import recipes
@@ -160,15 +160,19 @@ def test_every_step_and_every_score_is_recorded_once(small, tmp_path):
         assert run.meta.config == {**config.resolved().as_json(), "hash": config.hash}
 
 
-def test_the_test_is_of_the_best_weights(small, tmp_path):
-    config = small(arch="cnn", epochs=4, lr=0.05)
-    result = train(config, tmp_path / "run")
+def test_the_test_is_of_the_best_weights(small, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.9, 0.9, 0.1])
+    monkeypatch.setattr("qprobe.engine.loop._score", lambda *_: next(scores))
+    result = train(small(arch="cnn", epochs=4), tmp_path / "run")
     best = weights(tmp_path / "run", "best.pt")
-    validation = [
-        m for m in measured(tmp_path / "run")["metrics"] if m[2:4] == ("validation", "auprc")
-    ]
-    step, _, _, _, score = max(validation, key=lambda metric: (metric[4], -metric[0]))
-    assert (best["step"], best["score"]) == (step, score) == (result.best_step, result.best_score)
+    # The first of two equal ones.
+    assert (result.best_step, result.best_score) == (best["step"], best["score"]) == (8, 0.9)
+    found = {}
+    for name in ("best.pt", "last.pt"):
+        bench = reopen(tmp_path / "run" / name)
+        again = evaluate(bench.model, bench.test, bench.device, show=False)
+        found[name] = {"loss": again.loss, **again.pooled()}
+    assert found["best.pt"] == dict(result.test) != found["last.pt"]
 
 
 def test_accumulation_adds_up_to_the_whole_batch(small, tmp_path):
