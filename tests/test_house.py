@@ -89,6 +89,8 @@ def astray(root: Path) -> list[str]:
         home = root if place.parts[0] in BESIDE_THE_PACKAGE else package
         modules = [home / f"{subject}.py" for subject in subjects(place)]
         folders = [home / subject / "__init__.py" for subject in subjects(place)]
+        if path.stem == f"test_{place.parent.name}":  # about the package's own names
+            folders.append(home / place.parent / "__init__.py")
         if not any(file.exists() for file in modules + folders):
             found.append(f"{path.relative_to(root)} mirrors no {modules[0].relative_to(root)}")
     return found

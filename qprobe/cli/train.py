@@ -1,6 +1,8 @@
 """``qprobe train``: one model, one recipe, one run file."""
 
 import json
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -48,11 +50,17 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the training in this folder.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; two workers beat two threads.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads, 1 unless given: two workers beat two threads."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
-    """Train a model under a recipe; Ctrl-C saves, and --resume goes on to the bit."""
+    """Train a model under a recipe; Ctrl-C saves, and --resume goes on to the bit.
+
+    Settings come from --config, over them options like --lr, over them --set.
+    """
     settings = {
         "arch": arch, "size": size, "recipe": recipe, "layers": layers, "data": data,
         "image": image, "epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed,
@@ -63,7 +71,7 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
     }
     given |= from_pairs(set_)
     for table, pairs in (("model", model_option), ("data_options", data_option)):
-        given[table] = {**given.get(table, {}), **from_pairs(pairs)}
+        given[table] = {**_table(table, given.get(table, {})), **from_pairs(pairs)}
     if root is not None:
         given["data_options"]["root"] = str(root)
 
@@ -72,8 +80,8 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
     from qprobe.cli.progress import progress
     from qprobe.engine import train as run_training
 
-    torch.set_num_threads(threads)
-    chosen = _config(given, resume)
+    chosen, before = _config(given, resume, out)
+    torch.set_num_threads(threads or before)
     folder = resume or out or Path("runs") / name_of(chosen)
     callbacks = [] if quiet or as_json else [progress()]
     result = run_training(chosen, folder, callbacks=callbacks, resume=resume is not None)
@@ -90,7 +98,7 @@ def name_of(config: "TrainConfig") -> str:
 def report(result: "TrainResult", *, quiet: bool, as_json: bool) -> int:
     """Say how it ended; the exit code."""
     if as_json:
-        print(json.dumps(_json(asdict(result)), indent=2))
+        print(json.dumps(_json(asdict(result)), indent=2, allow_nan=False))
     elif not quiet:
         print(_sentence(result))
     return {"finished": 0, "interrupted": 130}.get(result.status, 1)
@@ -100,20 +108,25 @@ def _sentence(result: "TrainResult") -> str:
     if result.status == "failed":
         return f"Stopped: {result.reason}. What was recorded is in {result.folder}/run.qprobe."
     if result.status == "interrupted":
-        return f"Saved after step {result.steps}. Go on with: qprobe train --resume {result.folder}"
+        folder = shlex.quote(str(result.folder))
+        return f"Saved after step {result.steps}. Go on with: qprobe train --resume {folder}"
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result.test.items())
     return f"Finished after {result.steps} steps. Test: {scores}\n{result.folder}/best.pt"
 
 
-def _config(given: dict[str, Any], resume: Path | None) -> "TrainConfig":
+def _config(
+    given: dict[str, Any], resume: Path | None, out: Path | None
+) -> tuple["TrainConfig", int]:
+    """The settings, and the threads to take unless told: a resumed run's own, so its bits stay."""
     from qprobe.engine import TrainConfig
 
     if resume is None:
-        return TrainConfig.of(given)
-    given = {name: value for name, value in given.items() if value != {}}
-    if given:
+        return TrainConfig.of(given), 1
+    settings = [name for name, value in given.items() if value != {}]
+    if settings or out is not None:
+        name = settings[0] if settings else "--out"
         raise InputError(
-            f"a resumed training keeps its settings, so {next(iter(given))} cannot be given; "
+            f"a resumed training keeps its settings and its folder, so {name} cannot be given; "
             "start a new one for other settings."
         )
     from qprobe import records
@@ -121,12 +134,22 @@ def _config(given: dict[str, Any], resume: Path | None) -> "TrainConfig":
     if not (resume / "run.qprobe").is_file():
         raise InputError(f"there is no training in {resume}: it has no run.qprobe.")
     with records.open(resume / "run.qprobe") as run:
-        stored = dict(run.meta.config)
-    stored.pop("hash", None)
-    return TrainConfig.of(stored)
+        meta = run.meta
+    stored = {name: value for name, value in meta.config.items() if name != "hash"}
+    threads = meta.environment.get("threads")
+    return TrainConfig.of(stored), threads if isinstance(threads, int) else 1
 
 
-def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
-    }
+def _table(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} is a table of options, got {value!r}.")
+    return dict(value)
+
+
+def _json(value: Any) -> Any:
+    """As JSON has it: a path as text, a number that is not finite as 'nan', 'inf' or '-inf'."""
+    if isinstance(value, Mapping):
+        return {name: _json(one) for name, one in value.items()}
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return value

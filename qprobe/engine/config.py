@@ -5,6 +5,7 @@ Two trainings with the same hash are the same training: nothing that changes a r
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -12,8 +13,8 @@ from typing import Any, Self, get_type_hints
 
 from qprobe.errors import InputError
 
-Scalar = bool | int | float | str | None
-Options = tuple[tuple[str, Scalar], ...]
+#: Options by name: truth values, numbers, text, nothing, and tuples of them.
+Options = tuple[tuple[str, Any], ...]
 
 
 class Schedule(StrEnum):
@@ -50,7 +51,8 @@ class TrainConfig:
 
     ``None`` in ``optimizer``, ``lr`` and ``weight_decay`` takes the protocol of the architecture
     (:func:`protocol`). ``steps`` caps the number of optimizer steps, whatever ``epochs`` says.
-    ``fold`` trains one of ``folds`` cross-validation folds instead of the hold-out split.
+    ``fold`` trains one of ``folds`` cross-validation folds instead of the hold-out split; its test
+    set is that fold, whatever ``test`` says.
 
     >>> TrainConfig(arch="swin", recipe="nvfp4-2d-rht-sr").resolved().optimizer
     'adamw'
@@ -91,6 +93,7 @@ class TrainConfig:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
@@ -100,7 +103,26 @@ class TrainConfig:
             if value not in allowed:
                 names = ", ".join(str(one) for one in allowed if one is not None)
                 raise InputError(f"{name} is one of {names}, got {value!r}.")
+        if self.clip == 0:
+            raise InputError("clip is above 0, got 0.0, which would leave no gradient.")
+        self._check_shares()
         self._check_together()
+
+    def _check_types(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            read = _read(name, kind, value)
+            # A text equals the enum of its name and is not one: `is` would not find it.
+            if isinstance(read, StrEnum | tuple) and type(read) is not type(value):
+                raise InputError(f"{name} is of type {type(read).__name__}, got {value!r}.")
+
+    def _check_shares(self) -> None:
+        for name in ("validation", "test"):
+            share = getattr(self, name)
+            if not share > 0 or (share >= 1 and share % 1):
+                raise InputError(
+                    f"{name} is a share between 0 and 1 or a whole number of patients, got {share}."
+                )
 
     def _check_together(self) -> None:
         """Settings that are fine by themselves and contradict each other."""
@@ -113,10 +135,6 @@ class TrainConfig:
                 f"accumulate splits a batch into equal parts: {self.batch} samples do not make "
                 f"{self.accumulate}."
             )
-        for name in ("validation", "test"):
-            share = getattr(self, name)
-            if not share > 0:
-                raise InputError(f"{name} is a share below 1 or a number of patients, got {share}.")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -140,12 +158,10 @@ class TrainConfig:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, every field."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: dict(value) if isinstance(value, tuple) else _plain(value)
-            for name, value in plain.items()
-        }
+        """Plain values, every field: equal settings give equal text, as JSON gives it back."""
+        kinds = get_type_hints(type(self))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _plain(kinds[name], value) for name, value in values.items()}
 
     @property
     def hash(self) -> str:
@@ -182,29 +198,50 @@ def protocol(arch: str) -> tuple[str, float, float]:
     return _PROTOCOLS.get(arch, ("adamw", 1e-4, 1e-4))
 
 
-def _plain(value: object) -> Scalar:
-    return value.value if isinstance(value, StrEnum) else value  # type: ignore[return-value]
+def _plain(kind: Any, value: Any) -> Any:
+    if kind == Options:
+        return {name: _lists(option) for name, option in value}
+    return value.value if isinstance(value, StrEnum) else _read("", kind, value)
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:
     """``value`` as a field of this kind takes it."""
     if kind == Options:
-        if not isinstance(value, Mapping | tuple):
-            raise InputError(f"{name} is a table of options, got {value!r}.")
-        return tuple(sorted(dict(value).items()))
+        return _options(name, value)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         try:
             return kind(value)
         except ValueError:
             raise InputError(f"{name} is one of {', '.join(kind)}, got {value!r}.") from None
-    allowed = kind if isinstance(kind, type) else tuple(kind.__args__)
-    if isinstance(value, int) and not isinstance(value, bool) and not _takes(allowed, int):
+    allowed = (kind,) if isinstance(kind, type) else tuple(kind.__args__)
+    if type(value) is int and int not in allowed and float in allowed:
         value = float(value)
-    if not _takes(allowed, type(value)):
+    if type(value) not in allowed:
         wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace(" | None", "")
         raise InputError(f"{name} is of type {wanted}, got {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name} is a finite number, got {value}.")
     return value
 
 
-def _takes(allowed: Any, kind: type) -> bool:
-    return kind in (allowed if isinstance(allowed, tuple) else (allowed,))
+def _options(name: str, value: Any) -> Options:
+    """Sorted, and deeply immutable."""
+    try:
+        given = dict(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is a table of options, got {value!r}.") from None
+    return tuple((key, _option(f"{name}.{key}", given[key])) for key in sorted(given))
+
+
+def _option(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_option(name, one) for one in value)
+    if value is not None and type(value) not in (bool, int, float, str):
+        raise InputError(
+            f"{name} is a truth value, a number, a text or a list of them, got {value!r}."
+        )
+    return value
+
+
+def _lists(option: Any) -> Any:
+    return [_lists(one) for one in option] if isinstance(option, tuple) else option

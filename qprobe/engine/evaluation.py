@@ -66,7 +66,7 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device, show: bool)
     for batch in loader:
         logits = model(batch.image.to(device)).float()
         target = targets(logits, batch.mask.to(device))
-        losses.append(bce_tversky_per_image(logits, target).cpu())
+        losses.append(_losses(logits, target).cpu())
         samples += batch.samples
         patients += batch.patients
         for number, statistics in _statistics(logits, target):
@@ -83,6 +83,12 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device, show: bool)
         patients=tuple(patients),
         shown=shown,
     )
+
+
+def _losses(logits: Tensor, target: Tensor) -> Tensor:
+    """The loss of each image, NaN where a logit is not finite: the clamped loss would hide it."""
+    finite = logits.flatten(1).isfinite().all(1)
+    return bce_tversky_per_image(logits, target).where(finite, torch.nan)
 
 
 def _statistics(logits: Tensor, target: Tensor) -> Iterator[tuple[int, SampleStatistics]]:

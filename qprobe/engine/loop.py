@@ -13,21 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qprobe import records
 from qprobe.engine import checkpoint
+from qprobe.engine import folder as folders
 from qprobe.engine.config import OnNonFinite, Schedule, TrainConfig
 from qprobe.engine.data import Batch
 from qprobe.engine.evaluation import Evaluation, evaluate, training_loss
 from qprobe.engine.interrupt import Interrupt
 from qprobe.engine.results import test_results, validation_metrics
 from qprobe.engine.training import Callback, Training, TrainResult
-from qprobe.engine.workbench import Workbench, environment, prepare
+from qprobe.engine.workbench import prepare
 from qprobe.errors import InputError
-from qprobe.records import Column, RunInfo, RunWriter, Status
-
-RUN, LAST, BEST = "run.qprobe", "last.pt", "best.pt"
+from qprobe.records import Column, Status
 
 #: What every step records, with no site: it is about the whole model.
 _KEYS = ("loss", "lr", "grad_norm", "step_s", "data_s")
@@ -51,8 +50,8 @@ def train(
     random state is the same before and after.
     """
     config = config.resolved()
-    _check_folder(folder, config, resume)
-    finished = _finished(folder)
+    folders.check(folder, config, resume)
+    finished = folders.finished(folder)
     if finished is not None:
         return finished
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,26 +59,26 @@ def train(
     with torch.random.fork_rng(devices), Interrupt() as interrupt:
         torch.manual_seed(config.seed)
         bench = prepare(config)
-        state = checkpoint.load(folder / LAST) if (folder / LAST).exists() else None
+        state = folders.saved_state(folder, config)
         training = Training(
             bench=bench,
             folder=folder,
-            writer=_writer(bench, folder, 0 if state is None else state["step"]),
+            writer=folders.writer(bench, folder, 0 if state is None else state["step"]),
             callbacks=callbacks,
         )
-        if state is None:
-            _save(training)
-        else:
-            _restore(training, state)
-        return _run(training, interrupt)
+        return _run(training, state, interrupt)
 
 
-def _run(training: Training, interrupt: Interrupt) -> TrainResult:
-    """Train until it is over, and close the run as it ended."""
+def _run(training: Training, state: Mapping[str, Any] | None, interrupt: Interrupt) -> TrainResult:
+    """Train from a saved state, or the start, until it is over; close the run as it ended."""
     status = Status.FAILED
     test: dict[str, float] = {}
     with training.writer:
         try:
+            if state is None:
+                folders.save(training)
+            else:
+                folders.restore(training, state)
             for callback in training.callbacks:
                 callback.begin(training)
             while not (training.over or training.failure or interrupt):
@@ -93,6 +92,9 @@ def _run(training: Training, interrupt: Interrupt) -> TrainResult:
                 test = _test(training)
                 status = Status.FINISHED
                 training.writer.close(status)
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+            raise
         finally:
             for callback in training.callbacks:
                 callback.end(training, status)
@@ -125,18 +127,18 @@ def _epoch(training: Training, interrupt: Interrupt) -> None:
         _flush(training, force=False)
         for callback in training.callbacks:
             callback.step(training)
-        if not math.isfinite(training.loss) and training.config.on_nonfinite is OnNonFinite.STOP:
-            training.failure = f"the loss is {training.loss} at step {training.step}"
+        if training.nonfinite and training.config.on_nonfinite is OnNonFinite.STOP:
+            training.failure = f"{training.nonfinite} at step {training.step}"
             return
         if training.step == training.total:
             break
         # The last batch of an epoch is followed by a validation, which saves.
         if bench.train.state_dict()["batch"] < len(bench.train):
             if interrupt:
-                _save(training)
+                folders.save(training)
                 return
             if training.step % training.config.checkpoint_every == 0:
-                _save(training)
+                folders.save(training)
         asked = time.perf_counter()
     _validate(training)
 
@@ -146,6 +148,7 @@ def _step(training: Training, batch: Batch) -> None:
     bench, config = training.bench, training.config
     bench.model.train()
     bench.optimizer.zero_grad(set_to_none=True)
+    kept = _kept(training)
     loss = 0.0
     images, masks = batch.image.to(bench.device), batch.mask.to(bench.device)
     for image, mask in zip(
@@ -158,14 +161,44 @@ def _step(training: Training, batch: Batch) -> None:
     training.step += 1
     training.loss = loss
     bench.scaler.unscale_(bench.optimizer)
-    limit = math.inf if config.clip is None else config.clip
-    norm = nn.utils.clip_grad_norm_(bench.model.parameters(), limit)
-    training.grad_norm = float(norm)
-    if math.isfinite(loss):
+    training.grad_norm = _clipped(bench.model, config.clip)
+    training.nonfinite = _nonfinite(training)
+    if not training.nonfinite:
         bench.scaler.step(bench.optimizer)
+    for buffer, before in kept:
+        if training.nonfinite:
+            buffer.copy_(before)
     bench.scaler.update()
     if config.schedule is not Schedule.PLATEAU:
         bench.schedule.step()
+
+
+def _kept(training: Training) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that a forward pass may write NaN into, and what they hold before it.
+
+    Running statistics never recover from one NaN, so going on without the step takes them back.
+    """
+    if training.config.on_nonfinite is not OnNonFinite.CONTINUE:
+        return []
+    return [(buffer, buffer.clone()) for buffer in training.model.buffers()]
+
+
+def _clipped(model: nn.Module, clip: float | None) -> float:
+    """The norm of the whole gradient before it is clipped."""
+    if clip is not None:
+        return float(nn.utils.clip_grad_norm_(model.parameters(), clip))
+    return float(
+        nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    )
+
+
+def _nonfinite(training: Training) -> str | None:
+    """What went wrong in a step; a loss scale that was too large is the scaler's business."""
+    if not math.isfinite(training.loss):
+        return f"the loss is {training.loss}"
+    if not math.isfinite(training.grad_norm) and not training.bench.scaler.is_enabled():
+        return f"the norm of the gradient is {training.grad_norm}"
+    return None
 
 
 def _validate(training: Training) -> None:
@@ -180,14 +213,14 @@ def _validate(training: Training) -> None:
     _flush(training, force=True)
     if score > training.best_score or training.best_step == 0:
         training.best_score, training.best_step = score, training.step
-        checkpoint.save(training.folder / BEST, _about(training))
+        folders.save_best(training)
     if score > training.bar + config.min_delta:
         training.bar, training.bar_epoch = score, training.epoch
     if config.schedule is Schedule.PLATEAU:
         bench.schedule.step(score)  # type: ignore[arg-type]
     waited = training.epoch - max(training.bar_epoch, config.grace)
     training.over = training.step >= training.total or waited >= config.patience
-    _save(training)
+    folders.save(training)
     for callback in training.callbacks:
         callback.epoch(training, scores)
 
@@ -208,7 +241,7 @@ def _score(evaluation: Evaluation, scores: Mapping[str, float | None]) -> float:
 def _test(training: Training) -> dict[str, float]:
     """Score the best weights on the test set; written in one piece with the status *finished*."""
     bench = training.bench
-    best = checkpoint.load(training.folder / BEST, bench.device)
+    best = checkpoint.load(training.folder / folders.BEST, bench.device)
     bench.model.load_state_dict(best["model"])
     with bench.autocast():
         evaluation = evaluate(bench.model, bench.test, bench.device, show=True)
@@ -220,109 +253,3 @@ def _flush(training: Training, *, force: bool) -> None:
     if force or now - training.flushed_s > _FLUSH_S:
         training.writer.flush()
         training.flushed_s = now
-
-
-def _about(training: Training) -> dict[str, Any]:
-    """The weights and what they are: all that an analysis needs."""
-    return {
-        "config": training.config.as_json(),
-        "hash": training.config.hash,
-        "run": training.writer.run,
-        "step": training.step,
-        "epoch": training.epoch,
-        "score": training.best_score,
-        "model": training.model.state_dict(),
-    }
-
-
-_COUNTERS = ("best_score", "best_step", "bar", "bar_epoch", "over")
-
-
-def _save(training: Training) -> None:
-    """Everything that the next step depends on."""
-    bench = training.bench
-    training.writer.flush(wait=True)
-    content = _about(training) | {
-        "optimizer": bench.optimizer.state_dict(),
-        "schedule": _plain(bench.schedule.state_dict()),
-        "scaler": bench.scaler.state_dict(),
-        "loader": bench.train.state_dict(),
-        "counters": {name: getattr(training, name) for name in _COUNTERS},
-        "rng": torch.random.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "rounding": bench.generator.get_state(),
-    }
-    checkpoint.save(training.folder / LAST, content)
-
-
-def _restore(training: Training, state: Mapping[str, Any]) -> None:
-    bench = training.bench
-    bench.model.load_state_dict(state["model"])
-    bench.optimizer.load_state_dict(state["optimizer"])
-    bench.schedule.load_state_dict(dict(state["schedule"]))
-    bench.scaler.load_state_dict(state["scaler"])
-    bench.train.load_state_dict(state["loader"])
-    training.step, training.epoch = state["step"], state["epoch"]
-    for name in _COUNTERS:
-        setattr(training, name, state["counters"][name])
-    torch.random.set_rng_state(state["rng"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["rng_cuda"])
-    bench.generator.set_state(state["rounding"])
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A schedule's state without the functions in it, which are rebuilt."""
-    return {name: value for name, value in state.items() if name != "lr_lambdas"} | (
-        {"lr_lambdas": [None for _ in state["lr_lambdas"]]} if "lr_lambdas" in state else {}
-    )
-
-
-def _check_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the training.")
-    if not (folder / RUN).exists():
-        return
-    if not resume:
-        raise InputError(f"{folder} holds a training already; resume it or choose another folder.")
-    theirs = records.open(folder / RUN).meta.config
-    mine = config.as_json()
-    changed = [name for name in mine if theirs.get(name) != mine[name]]
-    if changed:
-        name = changed[0]
-        raise InputError(
-            f"the training in {folder} has {name} = {theirs.get(name)!r}, not {mine[name]!r}; "
-            "resume it with its own settings or choose another folder."
-        )
-
-
-def _finished(folder: Path) -> TrainResult | None:
-    """The result of a training that is over."""
-    if not (folder / RUN).exists():
-        return None
-    with records.open(folder / RUN) as run:
-        if run.meta.status is not Status.FINISHED:
-            return None
-        test = {metric.name: metric.value for metric in run.metrics(split="test")}
-        last = checkpoint.load(folder / LAST)
-    return TrainResult(
-        folder=folder,
-        status=Status.FINISHED,
-        steps=last["step"],
-        epochs=last["epoch"],
-        best_step=last["counters"]["best_step"],
-        best_score=last["counters"]["best_score"],
-        test=test,
-    )
-
-
-def _writer(bench: Workbench, folder: Path, step: int) -> RunWriter:
-    if (folder / RUN).exists():
-        return records.resume(folder / RUN, after_step=step)
-    config = bench.config
-    info = RunInfo(
-        config=config.as_json() | {"hash": config.hash},
-        environment=environment(bench),
-        recipe=config.recipe,
-    )
-    return records.create(folder / RUN, info)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from qprobe.engine.evaluation import Evaluation
 from qprobe.records import Array, Metric, RunWriter, Sample
+from qprobe.records.schema import ARRAY_BYTES
 
 #: Samples in one array of histograms: 64 × 2 × 1,024 int32 are half of what an array may hold.
 _ROWS = 64
@@ -68,7 +69,15 @@ def _examples(evaluation: Evaluation, step: int) -> Iterator[Array]:
             "logits": logits.half().numpy(),
         }
         for kind, values in kinds.items():
-            yield _array(step, "examples", f"{sample}.{kind}", values)
+            yield _array(step, "examples", f"{sample}.{kind}", _thinned(values))
+
+
+def _thinned(values: NDArray[Any]) -> NDArray[Any]:
+    """Every pixel, or every second, third, ... of a row and column, so that an array takes it."""
+    stride = 1
+    while values[..., ::stride, ::stride].nbytes > ARRAY_BYTES:
+        stride += 1
+    return values[..., ::stride, ::stride]
 
 
 def _array(step: int, probe: str, key: str, values: NDArray[Any]) -> Array:

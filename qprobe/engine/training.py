@@ -44,6 +44,8 @@ class Training:
     epoch: int = 0
     loss: float = math.nan
     grad_norm: float = math.nan
+    #: Why the last step left the weights alone.
+    nonfinite: str | None = None
     best_score: float = -math.inf
     best_step: int = 0
     #: The score that early stopping compares with, and the epoch it was reached in.
