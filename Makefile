@@ -1,5 +1,5 @@
 # What CI runs and what you need: every target sets up what it uses.
-#   make test ARGS='-k nvfp4'        more words for pytest (or for the demo, or the benchmark)
+#   make test ARGS='-k nvfp4'        more words for pytest (or for the demo)
 #   make setup PYTHON=python3.12     another interpreter
 PYTHON ?= python3
 WORKERS ?= 2
@@ -48,7 +48,10 @@ docs: setup
 	$(BIN)/python docs/recipes_picture.py
 
 bench: setup
-	$(BIN)/python benchmarks/quantize.py $(ARGS)
+	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/store.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info qprobe/native/_kernels.*
