@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 OLD_PYTHON = qprobe needs Python 3.11 or newer, $(PYTHON) is %d.%d; name one, as in: make setup PYTHON=python3.12
 
-.PHONY: setup demo test test-slow check format bench clean
+.PHONY: docs setup demo test test-slow check format bench clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/python docs/recipes_picture.py
 
 bench: setup
 	$(BIN)/python benchmarks/quantize.py $(ARGS)

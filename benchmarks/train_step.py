@@ -22,7 +22,7 @@ from torch import nn
 
 from qprobe.engine import Precision, TrainConfig
 from qprobe.engine.data import Batch
-from qprobe.engine.evaluate import training_loss
+from qprobe.engine.evaluation import training_loss
 from qprobe.engine.workbench import Workbench, prepare
 from qprobe.quant import QuantSpec, recipe, recipes
 

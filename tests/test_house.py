@@ -67,6 +67,10 @@ def unnumbered(root: Path) -> list[str]:
     ]
 
 
+#: Folders of scripts at the top of the repository, mirrored under tests too.
+BESIDE_THE_PACKAGE = ("benchmarks", "docs")
+
+
 def subjects(place: Path) -> list[Path]:
     """What a test may be about: ``test_layers_gradients.py`` is about ``layers`` too."""
     words = place.stem.removeprefix("test_").split("_")
@@ -82,8 +86,9 @@ def astray(root: Path) -> list[str]:
         place = path.relative_to(tests)
         if place.parts[0] in OWN_FOLDERS or (len(place.parts) == 1 and path.stem in OWN_TESTS):
             continue
-        modules = [package / f"{subject}.py" for subject in subjects(place)]
-        folders = [package / subject / "__init__.py" for subject in subjects(place)]
+        home = root if place.parts[0] in BESIDE_THE_PACKAGE else package
+        modules = [home / f"{subject}.py" for subject in subjects(place)]
+        folders = [home / subject / "__init__.py" for subject in subjects(place)]
         if not any(file.exists() for file in modules + folders):
             found.append(f"{path.relative_to(root)} mirrors no {modules[0].relative_to(root)}")
     return found

@@ -3,14 +3,14 @@
 import json
 import math
 import shlex
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qprobe.cli.settings import from_file, from_pairs
 from qprobe.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,10 +66,12 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
         "image": image, "epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed,
         "fold": fold,
     }  # fmt: skip
-    given = _file(config) | {name: value for name, value in settings.items() if value is not None}
-    given |= _pairs(set_)
+    given = from_file(config) | {
+        name: value for name, value in settings.items() if value is not None
+    }
+    given |= from_pairs(set_)
     for table, pairs in (("model", model_option), ("data_options", data_option)):
-        given[table] = {**_table(table, given.get(table, {})), **_pairs(pairs)}
+        given[table] = {**_table(table, given.get(table, {})), **from_pairs(pairs)}
     if root is not None:
         given["data_options"]["root"] = str(root)
 
@@ -142,35 +144,6 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{name} is a table of options, got {value!r}.")
     return dict(value)
-
-
-def _file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from error
-
-
-def _pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
-    """``name=value`` as TOML would read the value, and as text where it is none."""
-    given = {}
-    for pair in pairs or ():
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"a setting is given as name=value, got {pair!r}.")
-        given[name.strip()] = _value(text.strip())
-    return given
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _json(value: Any) -> Any:

@@ -20,7 +20,7 @@ from qprobe.engine import checkpoint
 from qprobe.engine import folder as folders
 from qprobe.engine.config import OnNonFinite, Schedule, TrainConfig
 from qprobe.engine.data import Batch
-from qprobe.engine.evaluate import Evaluation, evaluate, training_loss
+from qprobe.engine.evaluation import Evaluation, evaluate, training_loss
 from qprobe.engine.interrupt import Interrupt
 from qprobe.engine.results import test_results, validation_metrics
 from qprobe.engine.training import Callback, Training, TrainResult

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qprobe.engine.evaluate import Evaluation
+from qprobe.engine.evaluation import Evaluation
 from qprobe.records import Array, Metric, RunWriter, Sample
 from qprobe.records.schema import ARRAY_BYTES
 

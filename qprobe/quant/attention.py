@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qprobe.quant.quantize import Operand, straight_through
+from qprobe.quant.products import Role, Setup, without_autocast
+from qprobe.quant.quantize import Operand, StraightThrough
 from qprobe.quant.recipe import Gemm, QuantRecipe
 from qprobe.quant.spec import QuantSpec
 
@@ -37,30 +38,43 @@ class QuantizedScaledDotProduct(ScaledDotProduct):
     that ``q·kᵀ`` and ``p·v`` sum over. Gradients pass straight through the quantizers.
     """
 
-    recipe: QuantRecipe
+    setup: Setup
+
+    @property
+    def recipe(self) -> QuantRecipe:
+        """The recipe in force here."""
+        return self.setup.recipe
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend."""
-        gemm = self.recipe.attention or Gemm()
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device):
             q32, k32, v32 = q.float(), k.float(), v.float()
-            logits = self._take(q32, gemm.a, -1, gemm) @ self._take(k32, gemm.b, -1, gemm).mT
+            logits = self._take(q32, "q", -1) @ self._take(k32, "k", -1).mT
             logits = logits * scale
             if bias is not None and bias.dtype is torch.bool:
                 logits = logits.masked_fill(~bias, -torch.inf)
             elif bias is not None:
                 logits = logits + bias
-            p = F.dropout(logits.softmax(-1), self.dropout, self.training)
-            out = self._take(p, gemm.a, -1, gemm) @ self._take(v32, gemm.b, -2, gemm)
+            # A query that may look nowhere attends to nothing, as in PyTorch's own products; left
+            # as NaN it would reach all others through the scale that they share.
+            nowhere = logits.detach().amax(-1, keepdim=True) == -torch.inf
+            p = logits.masked_fill(nowhere, 0.0).softmax(-1).masked_fill(nowhere, 0.0)
+            p = F.dropout(p, self.dropout, self.training)
+            out = self._take(p, "p", -1) @ self._take(v32, "v", -2)
             return out.to(q.dtype)
 
     def extra_repr(self) -> str:
         """The recipe's name."""
         return f"recipe={self.recipe.name}"
 
-    @staticmethod
-    def _take(x: Tensor, how: object, axis: int, gemm: Gemm) -> Tensor:
+    def _take(self, x: Tensor, operand: str, axis: int) -> Tensor:
+        """An operand as its product sees it; the gradient passes straight through."""
+        gemm = self.recipe.attention or Gemm()
+        how = gemm.a if operand in ("q", "p") else gemm.b
         if not isinstance(how, QuantSpec):
             return x
-        return straight_through(x, Operand(axes=axis, spec=how, hadamard=gemm.hadamard))
+        plan = Operand(axes=axis, spec=how, hadamard=gemm.hadamard)
+        role = Role("attention", operand)
+        values = self.setup.quantizer(x.detach(), plan, role, self.setup.generator)
+        return StraightThrough.over(x, values)

@@ -82,8 +82,8 @@ def _apply_in_pieces(
 ) -> None:
     """``out = E2M1(x · encode) · decode`` for ``[outer, length, inner]``."""
     scales_of = _scaling(absmax.amax(), form)
-    scratch = x.new_empty(2, min(x.numel(), _PIECE), dtype=torch.float32)
-    for piece in _pieces(x.shape, form.block):
+    scratch = x.new_empty(2, min(x.numel(), _piece_size(x)), dtype=torch.float32)
+    for piece in _pieces(x, form.block):
         source = piece.of(x)
         y, spare = _like(source, scratch)
         _, encode, decode = scales_of(piece.of_blocks(absmax))
@@ -101,14 +101,13 @@ def block_absmax(folded: Folded, spec: QuantSpec, partner: int | None) -> Tensor
     x = folded.x
     outer, length, inner = x.shape
     blocks = -(-length // block)
-    if _native(x):
-        absmax = torch.empty(outer, blocks, inner)
+    absmax = torch.empty(outer, blocks, inner, dtype=torch.float32, device=x.device)
+    if _native(x, absmax):
         native.require().block_absmax(
             x.data_ptr(), _NATIVE_TYPES[x.dtype], outer, length, inner, block, absmax.data_ptr()
         )
     else:
-        absmax = torch.empty(outer, blocks, inner, device=x.device)
-        for piece in _pieces(x.shape, block):
+        for piece in _pieces(x, block):
             piece.of_blocks(absmax).copy_(_absmax(piece.of(x)))
     if spec.tile is Tile.TWO_D and partner is not None:
         _spread_over_tiles(absmax, folded.beside(partner, blocks), block)
@@ -208,12 +207,18 @@ class _Piece(NamedTuple):
         return values[self.outer, first : first + -(-(self.stop - self.first) // self.block)]
 
 
-def _pieces(shape: torch.Size, block: int) -> Iterator[_Piece]:
+def _piece_size(x: Tensor) -> int:
+    """Elements of a piece: on a GPU everything at once, since there a launch costs more."""
+    return _PIECE if x.device.type == "cpu" else x.numel()
+
+
+def _pieces(x: Tensor, block: int) -> Iterator[_Piece]:
     """Cut ``[outer, length, inner]`` into runs of whole blocks, partial blocks by themselves."""
-    outer, length, inner = shape
+    outer, length, inner = x.shape
+    size = _piece_size(x)
     whole = length - length % block
-    rows = max(1, _PIECE // max(1, whole * inner))
-    run = whole if rows > 1 else max(block, _PIECE // inner // block * block)
+    rows = max(1, size // max(1, whole * inner))
+    run = whole if rows > 1 else max(block, size // inner // block * block)
     for o in range(0, outer, rows):
         part = slice(o, min(o + rows, outer))
         for first in range(0, whole, run or block):
@@ -233,8 +238,8 @@ def _like(source: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
 def _spread_over_tiles(absmax: Tensor, beside: tuple[int, int, int], tile: int) -> None:
     """Give the 16 neighbours of a 16×16 tile their common maximum, in place."""
     outer, length, inner = beside
-    if native.kernels is not None and absmax.device.type == "cpu":
-        native.kernels.group_max(absmax.data_ptr(), outer, length, inner, tile)
+    if _native(absmax):
+        native.require().group_max(absmax.data_ptr(), outer, length, inner, tile)
         return
     values = absmax.view(beside)
     for first in range(0, length, tile):
@@ -243,8 +248,15 @@ def _spread_over_tiles(absmax: Tensor, beside: tuple[int, int, int], tile: int) 
 
 
 def _native(*tensors: Tensor) -> bool:
+    """Whether the kernels may be given the addresses of these.
+
+    Tensors that dispatch for themselves (fake, functional, distributed) have no memory to point to.
+    """
     return native.kernels is not None and all(
-        t.device.type == "cpu" and t.dtype in _NATIVE_TYPES for t in tensors
+        t.device.type == "cpu"
+        and t.dtype in _NATIVE_TYPES
+        and type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
+        for t in tensors
     )
 
 

@@ -1,9 +1,9 @@
 """Put a model under a recipe, in place, and say what was left alone and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import nn
@@ -17,9 +17,17 @@ from qprobe.quant.recipe import QuantRecipe
 
 Layers = Literal["mid", "all"]
 
-_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    quantized: plain for plain, quantized in QUANTIZED.items()
+_QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
+    **QUANTIZED,
+    ScaledDotProduct: QuantizedScaledDotProduct,
 }
+_PLAIN = {quantized: plain for plain, quantized in _QUANTIZED.items()}
+#: What switches off the inference kernels that read weights past the layers that own them.
+_FAST_PATHS: dict[type[nn.Module], str] = {
+    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
+    nn.TransformerEncoder: "use_nested_tensor",
+}
+_SET_ASIDE = "_qprobe_fast_path"
 #: Modules with weights that are multiplied, but not through the module's own forward pass.
 _OPAQUE = {
     nn.MultiheadAttention: "its projections are used without calling them",
@@ -55,7 +63,10 @@ class Conversion:
         lines += [f"  {path}" for path in self.converted]
         if self.left_alone:
             lines.append(f"{len(self.left_alone)} left in high precision")
-            lines += [f"  {one.path} ({one.kind}): {one.rule}" for one in self.left_alone]
+            lines += [
+                f"  {one.path or 'the model itself'} ({one.kind}): {one.rule}"
+                for one in self.left_alone
+            ]
         return "\n".join(lines)
 
 
@@ -71,12 +82,14 @@ def convert(
     made before still hold and a state dict of the plain model loads both ways. Converting again
     replaces the recipe; ``"bf16"`` takes it away.
 
-    ``layers="mid"`` leaves out the first and the last convertible layer and what the model itself
-    names in ``qprobe_keep`` (a tuple of globs of module paths); ``"all"`` leaves out only the
-    recipe's own ``skip``. :func:`override` has the last word.
+    ``layers="mid"`` leaves out the first and the last convertible layer, in the order in which the
+    model registers them, and what the model itself names in ``qprobe_keep`` (a tuple of globs of
+    module paths); ``"all"`` leaves out only the recipe's own ``skip``. :func:`override` has the
+    last word. Convert before parametrizing, sharding or compiling.
 
     Recipes that round stochastically draw from ``generator``, one for all layers; without one a new
-    generator with seed 0 is made where the model is. Keep it to save and restore its state.
+    generator with seed 0 is made where the model is. Keep it to save and restore its state. In data
+    parallel training seed it by rank, or the ranks' rounding errors are correlated.
 
     >>> model = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8))
     >>> print(convert(model, "nvfp4"))
@@ -89,26 +102,29 @@ def convert(
     rule = _resolve(recipe)
     if layers not in get_args(Layers):
         raise InputError(f"layers is 'mid' or 'all', got {layers!r}.")
-    setup = _setup(model, rule, generator)
     candidates = dict(_candidates(model))
     left_alone = list(_unsupported(model))
+    if rule.attention is not None and not any(map(_attends, candidates.values())):
+        raise InputError(
+            f"{rule.name} quantizes attention products, and the model has no "
+            "qprobe.quant.ScaledDotProduct through which they could be reached."
+        )
+    _check_changeable(candidates)
+    setup = _setup(model, rule, generator)
     kept = _kept(model, candidates, layers)
     converted = []
     for path, module in candidates.items():
         reason = _skipped(path, rule.skip, "the recipe's skip") or kept.get(path)
-        if reason is None and rule.quantizes:
-            _become_quantized(module, setup)
+        reason = reason or _reason_in(rule, module)
+        _apply(module, None if reason else setup)
+        if reason is None:
             converted.append(path)
         else:
-            _become_plain(module)
-            left_alone.append(
-                LeftAlone(path, _kind(module), reason or "the recipe quantizes nothing")
-            )
-    attended, untouched = _convert_attention(model, rule)
+            left_alone.append(LeftAlone(path, _kind(module), reason))
+    _settle_fast_paths(model)
     order = {name: place for place, (name, _) in enumerate(model.named_modules())}
     left_alone.sort(key=lambda one: order[one.path])
-    converted += attended
-    return Conversion(rule.name, tuple(converted), (*left_alone, *untouched))
+    return Conversion(rule.name, tuple(converted), tuple(left_alone))
 
 
 def override(
@@ -131,16 +147,22 @@ def override(
                 f"no convertible layer matches {glob!r}; there are {_some(list(candidates))}."
             )
         chosen.update(dict.fromkeys(paths, rule))
+    _check_changeable({path: candidates[path] for path in chosen})
     generator = generator or _generator_in_use(candidates.values())
-    setups = {rule.name: _setup(model, rule, generator) for rule in chosen.values()}
+    setups: dict[QuantRecipe, Setup] = {}
+    for rule in chosen.values():
+        setups.setdefault(rule, _setup(model, rule, generator))
+        generator = generator or setups[rule].generator  # one for all
     converted, left_alone = [], []
     for path, rule in chosen.items():
-        if rule.quantizes:
-            _become_quantized(candidates[path], setups[rule.name])
+        module = candidates[path]
+        if _reason_in(rule, module) is None:
+            _apply(module, setups[rule])
             converted.append(path)
         else:
-            _become_plain(candidates[path])
-            left_alone.append(LeftAlone(path, _kind(candidates[path]), f"override: {rule.name}"))
+            _apply(module, None)
+            left_alone.append(LeftAlone(path, _kind(module), f"override: {rule.name}"))
+    _settle_fast_paths(model)
     names = " + ".join(dict.fromkeys(rule.name for rule in chosen.values()))
     return Conversion(names, tuple(converted), tuple(left_alone))
 
@@ -156,46 +178,79 @@ def _setup(model: nn.Module, recipe: QuantRecipe, generator: torch.Generator | N
     return Setup(recipe=recipe, quantizer=faithful, generator=generator)
 
 
-def _generator_in_use(modules: object) -> torch.Generator | None:
-    for module in modules:  # type: ignore[attr-defined]
+def _generator_in_use(modules: Iterable[nn.Module]) -> torch.Generator | None:
+    for module in modules:
         if isinstance(module, QuantizedLayer) and module.setup.generator is not None:
             return module.setup.generator
     return None
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of exactly the types that can be converted, in ``named_modules()`` order."""
+    """What is of exactly the types that can be converted, or was, in ``named_modules()`` order."""
     for path, module in model.named_modules():
-        if type(module) in QUANTIZED or type(module) in _PLAIN:
+        if type(module) in _QUANTIZED or _is_quantized(module):
             yield path, module
 
 
+def _is_quantized(module: nn.Module) -> TypeGuard[QuantizedLayer | QuantizedScaledDotProduct]:
+    return isinstance(module, QuantizedLayer | QuantizedScaledDotProduct)
+
+
+def _check_changeable(candidates: Mapping[str, nn.Module]) -> None:
+    for path, module in candidates.items():
+        if _is_quantized(module) and type(module) not in _PLAIN:
+            raise InputError(
+                f"{path or 'the model'} became a {type(module).__name__} after it was put under "
+                f"{module.recipe.name}, which can no longer change; convert first, then "
+                "parametrize or shard."
+            )
+
+
 def _unsupported(model: nn.Module) -> Iterator[LeftAlone]:
-    """Layers that multiply by a weight and yet cannot be converted."""
+    """Modules that may well multiply by a weight and yet cannot be converted."""
     for path, module in model.named_modules():
-        kind = type(module)
-        if kind in QUANTIZED or kind in _PLAIN:
+        if type(module) in _QUANTIZED or _is_quantized(module):
             continue
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            yield LeftAlone(path, kind.__name__, "embedding")
-        elif base := next((b for b in QUANTIZED if isinstance(module, b)), None):
-            rule = f"a subclass of {base.__name__} with behaviour of its own"
-            yield LeftAlone(path, kind.__name__, rule)
-        elif opaque := next((b for b in _OPAQUE if isinstance(module, b)), None):
-            yield LeftAlone(path, kind.__name__, _OPAQUE[opaque])
+        if rule := _why_not(module):
+            yield LeftAlone(path, type(module).__name__, rule)
+
+
+def _why_not(module: nn.Module) -> str | None:
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embedding"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        return "its shape is not known yet: run a batch through the model first"
+    if base := next((b for b in _QUANTIZED if isinstance(module, b)), None):
+        return f"a subclass of {base.__name__} with behaviour of its own"
+    if opaque := next((b for b in _OPAQUE if isinstance(module, b)), None):
+        return _OPAQUE[opaque]
+    matrices = [name for name, p in module.named_parameters(recurse=False) if p.dim() > 1]
+    return f"uses {', '.join(matrices)} in code of its own" if matrices else None
 
 
 def _kept(model: nn.Module, candidates: Mapping[str, nn.Module], layers: Layers) -> dict[str, str]:
     """What ``layers="mid"`` keeps in high precision, with the rule for each."""
-    if layers == "all" or not candidates:
+    if layers == "all":
         return {}
-    kept = {}
-    globs = getattr(model, "qprobe_keep", ())
-    for path in candidates:
-        if reason := _skipped(path, globs, "the model's qprobe_keep"):
-            kept[path] = reason
-    paths = list(candidates)
-    return {**kept, paths[-1]: "last layer", paths[0]: "first layer"}
+    globs = tuple(_keep_globs(model))
+    reasons = {path: _skipped(path, globs, "the model's qprobe_keep") for path in candidates}
+    kept = {path: reason for path, reason in reasons.items() if reason}
+    paths = [path for path, module in candidates.items() if not _attends(module)]
+    if paths:
+        kept |= {paths[-1]: "last layer", paths[0]: "first layer"}
+    return kept
+
+
+def _keep_globs(model: nn.Module) -> Iterator[str]:
+    """What the model names itself, and what models inside a wrapper or a larger one name."""
+    for path, module in model.named_modules():
+        globs = getattr(module, "qprobe_keep", ())
+        if isinstance(globs, str):
+            raise InputError(
+                f"qprobe_keep of {type(module).__name__} is {globs!r}; make it a tuple of globs."
+            )
+        for glob in globs:
+            yield f"{path}.{glob}" if path else glob
 
 
 def _skipped(path: str, globs: tuple[str, ...], whose: str) -> str | None:
@@ -205,39 +260,39 @@ def _skipped(path: str, globs: tuple[str, ...], whose: str) -> str | None:
     return None
 
 
-def _convert_attention(model: nn.Module, recipe: QuantRecipe) -> tuple[list[str], list[LeftAlone]]:
-    converted, left_alone = [], []
-    for path, module in model.named_modules():
-        if not isinstance(module, ScaledDotProduct):
-            continue
-        if recipe.attention is not None:
-            _become(module, QuantizedScaledDotProduct)
-            module.recipe = recipe  # type: ignore[assignment]
-            converted.append(path)
-            continue
-        if isinstance(module, QuantizedScaledDotProduct):
-            _become(module, ScaledDotProduct)
-            del module.recipe
-        left_alone.append(
-            LeftAlone(path, "ScaledDotProduct", "the recipe has no attention products")
-        )
-    if recipe.attention is not None and not converted:
-        raise InputError(
-            f"{recipe.name} quantizes attention products, and the model has no "
-            "qprobe.quant.ScaledDotProduct through which they could be reached."
-        )
-    return converted, left_alone
+def _attends(module: nn.Module) -> bool:
+    return isinstance(module, ScaledDotProduct)
 
 
-def _become_quantized(module: nn.Module, setup: Setup) -> None:
-    _become(module, QUANTIZED.get(type(module), type(module)))
+def _reason_in(rule: QuantRecipe, module: nn.Module) -> str | None:
+    """Why the recipe itself leaves a module in high precision."""
+    if _attends(module):
+        return None if rule.attention else "the recipe has no attention products"
+    return None if rule.quantizes else "the recipe quantizes nothing"
+
+
+def _apply(module: nn.Module, setup: Setup | None) -> None:
+    """Put a module under a recipe, or back into high precision."""
+    if plain := _PLAIN.get(type(module)):
+        del module.setup
+        _become(module, plain)
+    if setup is None:
+        return
+    _become(module, _QUANTIZED[type(module)])
     module.setup = setup  # type: ignore[assignment]
 
 
-def _become_plain(module: nn.Module) -> None:
-    if isinstance(module, QuantizedLayer):
-        _become(module, _PLAIN[type(module)])
-        del module.setup
+def _settle_fast_paths(model: nn.Module) -> None:
+    """Keep PyTorch's encoders from reading weights of quantized layers instead of calling them."""
+    for module in model.modules():
+        for kind, switch in _FAST_PATHS.items():
+            if isinstance(module, kind) and hasattr(module, switch):
+                mine = vars(module)
+                quantized = any(isinstance(m, QuantizedLayer) for m in module.modules())
+                if quantized and _SET_ASIDE not in mine:
+                    mine[_SET_ASIDE], mine[switch] = mine[switch], 0
+                elif not quantized and _SET_ASIDE in mine:
+                    mine[switch] = mine.pop(_SET_ASIDE)
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:

@@ -8,6 +8,8 @@ and :mod:`qprobe.quant.integer`.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from qprobe.errors import InputError
+
 
 class ScaleFormat(StrEnum):
     """How the scale of a block is stored."""
@@ -52,6 +54,18 @@ class BlockFormat:
     #: Whether one float32 factor per tensor comes on top of the block scales.
     tensor_scale: bool
 
+    def __post_init__(self) -> None:
+        if self.element != E2M1 or self.block < 1:
+            raise InputError(
+                f"{self.name}: blocks hold one or more E2M1 elements, got {self.block} of "
+                f"{self.element.name}."
+            )
+        if self.tensor_scale is not (self.scale is ScaleFormat.E4M3):
+            raise InputError(
+                f"{self.name}: a factor per tensor goes with e4m3 scales and with no others; "
+                f"got {self.scale} and tensor_scale={self.tensor_scale}."
+            )
+
     def __str__(self) -> str:
         return self.name
 
@@ -66,6 +80,10 @@ class IntFormat:
 
     name: str
     bits: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise InputError(f"{self.name}: codes of 2 to 8 bits are stored, got {self.bits}.")
 
     @property
     def largest(self) -> int:

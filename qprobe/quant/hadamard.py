@@ -4,7 +4,6 @@
 and multiply the inputs: bit i of the mask 0xD7E8 is set where sign i is −1.
 """
 
-from functools import lru_cache
 from typing import Final
 
 import torch
@@ -17,18 +16,26 @@ SIZE: Final = 16
 SIGN_MASK: Final = 0xD7E8
 
 
-@lru_cache(maxsize=8)
+_matrices: dict[torch.device, Tensor] = {}
+
+
 def matrix(device: torch.device) -> Tensor:
     """R as float32, one row per input.
 
     >>> torch.equal(matrix(torch.device("cpu")) @ matrix(torch.device("cpu")).T, torch.eye(16))
     True
     """
+    if device in _matrices:
+        return _matrices[device]
     rows = [
         [(-1.0) ** (SIGN_MASK >> i & 1) * (-1.0) ** (i & j).bit_count() / 4.0 for j in range(SIZE)]
         for i in range(SIZE)
     ]
-    return torch.tensor(rows, device=device)
+    with torch.inference_mode(False):  # it is kept, and may be part of a graph later
+        made = torch.tensor(rows, dtype=torch.float32, device=device)
+    if type(made) is Tensor:  # one made under a fake mode is worth nothing outside
+        _matrices[device] = made
+    return made
 
 
 def rotate(x: Tensor, axis: Axis = -1, inverse: bool = False) -> Tensor:

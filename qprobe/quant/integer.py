@@ -50,7 +50,8 @@ def reduced_axes(x: Tensor, granularity: Granularity, axis: Axis) -> tuple[int, 
 def scales(x: Tensor, form: IntFormat, axes: tuple[int, ...]) -> IntScales:
     """The scales of float32 ``x`` shared over ``axes``."""
     absmax = x.abs() if not axes else torch.maximum(x.amax(axes, True), -x.amin(axes, True))
-    lift = torch.where((absmax > 0) & (absmax < _SMALLEST * form.largest), _LIFT, 1.0)
+    small = (absmax > 0) & (absmax < _SMALLEST * form.largest)
+    lift = torch.ones_like(absmax).masked_fill_(small, _LIFT)
     lifted = (absmax * lift).div_(torch.full_like(absmax, form.largest))
     lifted = torch.where(absmax == 0, 1.0, lifted)
     return IntScales(lifted / lift, lift, torch.ones_like(lifted).div_(lifted))

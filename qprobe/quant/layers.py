@@ -31,8 +31,14 @@ class QuantizedLayer(nn.Module):
 
     def _product(self, kernel: Kernel, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Cast as autocast would, multiply, add the bias (shaped to broadcast)."""
+        if not x.is_floating_point():
+            raise InputError(
+                f"{type(self).__name__} is under {self.recipe.name} and quantizes floating point "
+                f"numbers, got {x.dtype}; put it back with override(model, {{path: 'bf16'}})."
+            )
         device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if autocast and x.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = bias if bias is None else bias.to(dtype)

@@ -12,7 +12,9 @@ the hardware does with bfloat16 (exact products, float32 sums, one rounding) is 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -28,7 +30,10 @@ from qprobe.quant.spec import Granularity, QuantSpec
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Which operand of which product: what a quantizer is told about the tensor it gets."""
+    """Which operand of which product: what a quantizer is told about the tensor it gets.
+
+    ``gemm`` is fprop, dgrad or wgrad with operands x, w and dy, or attention with q, k, p and v.
+    """
 
     gemm: str
     operand: str
@@ -96,7 +101,7 @@ class LinearKernel:
         self.weight_shape = tuple(weight.shape)
 
     def activations(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, x.shape[-1])
+        return _rows(x)
 
     def axes(self, role: Role) -> tuple[int, ...]:
         return self._AXES[role.gemm, role.operand]
@@ -111,7 +116,7 @@ class LinearKernel:
         return (dy @ w).reshape(x.shape)
 
     def wgrad(self, dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        return _rows(dy).T @ _rows(x)
 
 
 class ConvKernel:
@@ -133,7 +138,8 @@ class ConvKernel:
         self.depthwise = groups > 1 and (self.weight_shape[1 if self._transposed else 2] == 1)
 
     def activations(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], self._groups, -1, *x.shape[2:])
+        channels = x.shape[1] // self._groups
+        return x.view(x.shape[0], self._groups, channels, *x.shape[2:])
 
     def axes(self, role: Role) -> tuple[int, ...]:
         if role.gemm == "wgrad":
@@ -199,7 +205,7 @@ class _Products(torch.autograd.Function):
         x, w = ctx.saved_tensors
         dx = dw = None
         # A backward pass started inside an autocast region would cast the products once more.
-        with torch.autocast(dy.device.type, enabled=False):
+        with without_autocast(dy.device):
             if ctx.needs_input_grad[0]:
                 gemm = setup.recipe.dgrad
                 a = _take(dy, gemm.a, Role("dgrad", "dy"), kernel, setup)
@@ -250,17 +256,31 @@ def _granularity(granularity: Granularity, operand: str, kernel: Kernel) -> Gran
     return Granularity.CHANNEL
 
 
+def _rows(x: Tensor) -> Tensor:
+    """``x`` as a matrix; the sizes are spelled out because -1 is ambiguous without elements."""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1])
+
+
 def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(a.dtype, b.dtype)
     return a.to(dtype), b.to(dtype)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A region in which nothing is cast, also on devices that know no autocast."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable(  # type: ignore[untyped-decorator, no-untyped-call]
+    reason="qprobe's quantized layers run outside compiled graphs; compile without fullgraph=True."
+)
 def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
     """The products, outside compiled graphs: their kernels are opaque to the compiler."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]

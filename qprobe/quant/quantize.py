@@ -12,7 +12,7 @@ from qprobe.quant.fold import Axis, Folded, fold, resolve
 from qprobe.quant.formats import E2M1, IntFormat
 from qprobe.quant.hadamard import SIZE as ROTATION
 from qprobe.quant.hadamard import rotate_folded
-from qprobe.quant.rounding import Rounding, e2m1_nearest_, e2m1_stochastic
+from qprobe.quant.rounding import Rounding, e2m1_codes, e2m1_nearest_, e2m1_stochastic
 from qprobe.quant.spec import QuantSpec, Tile
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -34,13 +34,20 @@ class Quantized:
     #: The original's dtype.
     dtype: torch.dtype
 
+    def __repr__(self) -> str:
+        return (
+            f"Quantized({self.spec}, {list(self.codes.shape)} along axis {self.axis}, "
+            f"from {self.dtype})"
+        )
+
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The values, computed in float32, as ``dtype`` (the original's if not given)."""
         form = self.spec.format
         if isinstance(form, IntFormat):
             return self.codes.float().mul_(self.scale).to(dtype or self.dtype)
-        table = torch.tensor([*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)])
-        values = table.to(self.codes.device)[self.codes.int()]
+        numbers = [*E2M1.magnitudes, *(-m for m in E2M1.magnitudes)]
+        table = torch.tensor(numbers, dtype=torch.float32, device=self.codes.device)
+        values = table[self.codes.int()]
         decode = blockscale.decode_scale(self.scale, self.amax, form)
         spread = decode.repeat_interleave(form.block, self.axis)
         return values.mul_(spread.narrow(self.axis, 0, values.shape[self.axis])).to(
@@ -113,7 +120,9 @@ def fake_quantize(
         )
     partner = _partner(x, resolve(x, axis)) if spec.tile is Tile.TWO_D else None
     operand = Operand(axes=axis, spec=spec, partner=partner)
-    return straight_through(x, operand, generator, out=out)
+    return StraightThrough.over(
+        x, quantize_operand(x.detach(), operand, generator, x.dtype, out=out)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,23 +167,19 @@ def quantize_operand(
     return out.copy_(values)
 
 
-def straight_through(
-    x: Tensor,
-    operand: Operand,
-    generator: torch.Generator | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """The same as ``x``'s dtype; the gradient passes through as if nothing had happened."""
-    values = quantize_operand(x.detach(), operand, generator, x.dtype, out=out)
-    if x.requires_grad and torch.is_grad_enabled():
-        return cast("Tensor", _StraightThrough.apply(x, values))  # type: ignore[no-untyped-call]
-    return values
-
-
 _KERNEL_TYPES = (torch.float32, torch.bfloat16)
 
 
-class _StraightThrough(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
+    """Values in place of a tensor, whose gradient passes through as if nothing had happened."""
+
+    @classmethod
+    def over(cls, x: Tensor, values: Tensor) -> Tensor:
+        """``values``, with the gradient of ``x``."""
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return values
+        return cast("Tensor", cls.apply(x, values))  # type: ignore[no-untyped-call]
+
     @staticmethod
     def forward(ctx: object, x: Tensor, values: Tensor) -> Tensor:
         return values
@@ -239,8 +244,8 @@ def _empty(x: Tensor, spec: QuantSpec, axis: int) -> Quantized:
         sizes[axis] = -(-sizes[axis] // form.block)
     return Quantized(
         codes=torch.empty_like(x, dtype=torch.int8 if isinstance(form, IntFormat) else torch.uint8),
-        scale=torch.ones(sizes, device=x.device),
-        amax=torch.zeros((), device=x.device),
+        scale=torch.ones(sizes, dtype=torch.float32, device=x.device),
+        amax=torch.zeros((), dtype=torch.float32, device=x.device),
         spec=spec,
         axis=axis,
         dtype=x.dtype,
@@ -262,9 +267,7 @@ def _block_codes(
         magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
     else:
         magnitude = e2m1_stochastic(y, noise).abs_()
-    grid = torch.tensor(E2M1.magnitudes, device=x.device)
-    codes = torch.bucketize(magnitude, grid, out_int32=True).to(torch.uint8)
-    codes.bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
+    codes = e2m1_codes(magnitude).bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
     return folded.unfold(codes), folded.unfold_blocks(stored)
 
 
@@ -279,6 +282,8 @@ def _partner(x: Tensor, axes: tuple[int, ...]) -> int:
 
 
 def _check(x: Tensor, axis: Axis) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"a torch.Tensor can be quantized, got a {type(x).__name__}.")
     if x.layout is not torch.strided or x.dtype not in _FLOATS:
         raise InputError(
             f"only dense float32, bfloat16, float16 and float64 tensors can be quantized; "

@@ -66,6 +66,18 @@ def e2m1_stochastic(y: Tensor, noise: Tensor) -> Tensor:
     return moved.div_(step).floor_().mul_(step).clamp_(max=6.0).copysign_(y)
 
 
+def e2m1_codes(magnitude: Tensor) -> Tensor:
+    """Codes 0..7 of float32 magnitudes that lie on the E2M1 grid, as uint8.
+
+    From 1 on a code is the exponent and the first bit of the mantissa, side by side in the float.
+
+    >>> e2m1_codes(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])).tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+    top = magnitude.view(torch.int32) >> 22
+    return top.sub_(2 * 126).clamp_(min=0).to(torch.uint8).add_(magnitude == 0.5)
+
+
 def e4m3_nearest(x: Tensor) -> Tensor:
     """Nearest E4M3 value of float32 ``x >= 0``, at most 448; subnormals kept, NaN stays NaN.
 

@@ -58,6 +58,12 @@ class QuantSpec:
     granularity: Granularity = Granularity.CHANNEL
 
     def __post_init__(self) -> None:
+        for name, kind in (("rounding", Rounding), ("tile", Tile), ("granularity", Granularity)):
+            value = getattr(self, name)
+            if value not in list(kind):
+                known = ", ".join(repr(member.value) for member in kind)
+                raise InputError(f"{name} is one of {known}; got {value!r}.")
+            object.__setattr__(self, name, kind(value))  # a member's value names the member
         if isinstance(self.format, IntFormat):
             self._check_integers()
         elif isinstance(self.format, BlockFormat):

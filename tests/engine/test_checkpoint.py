@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qprobe.engine import checkpoint, reopen, train
-from qprobe.engine.evaluate import evaluate
+from qprobe.engine.evaluation import evaluate
 from qprobe.errors import InputError
 
 CONTENT = {"step": 3, "model": {"w": torch.arange(6.0)}, "name": "é", "list": [1, None, True]}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qprobe import records
 from qprobe.engine import results
-from qprobe.engine.evaluate import Evaluation
+from qprobe.engine.evaluation import Evaluation
 from qprobe.engine.metrics import sample_statistics
 from qprobe.records import RunInfo
 

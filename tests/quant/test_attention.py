@@ -1,5 +1,7 @@
 """Attention products against PyTorch's, and against explicit dequantized operands."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,10 @@ from qprobe.quant import (
     NVFP4,
     Gemm,
     Granularity,
+    Operand,
     QuantRecipe,
     QuantSpec,
+    Role,
     ScaledDotProduct,
     convert,
     fake_quantize,
@@ -88,6 +92,43 @@ def test_integers_per_token_and_low_precision_inputs() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = under(Gemm(a=spec, b=spec))(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert torch.equal(inside, got)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_a_query_that_may_look_nowhere_gets_zeros_and_spoils_no_other(kind: str) -> None:
+    q, k, v = tensors()
+    mask = torch.ones(12, 20, dtype=torch.bool)
+    mask[3] = False
+    mask[5, 2:] = False
+    if kind == "float":
+        mask = torch.zeros(12, 20).masked_fill(~mask, -torch.inf)
+    want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert (want[..., 3, :] == 0).all()
+    torch.testing.assert_close(under(Gemm())(q, k, v, mask), want, rtol=1e-5, atol=1e-6)
+    got = under(Gemm(a=RTN, b=RTN))(q, k, v, mask)
+    assert (got[..., 3, :] == 0).all()
+    assert got.isfinite().all()
+    got.square().sum().backward()
+    for x in (q, k, v):
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+
+
+def test_a_planted_quantizer_sees_all_four_operands() -> None:
+    q, k, v = tensors()
+    module = under(Gemm(a=RTN, b=RTN))
+    seen = []
+
+    def spy(x: Tensor, operand: Operand, role: Role, generator: object) -> Tensor:
+        seen.append((role.gemm, role.operand, operand.axes))
+        return x
+
+    module.setup = replace(module.setup, quantizer=spy)  # type: ignore[arg-type, type-var]
+    want = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(module(q, k, v), want, rtol=1e-5, atol=1e-6)
+    assert seen == [
+        ("attention", name, axis) for name, axis in zip("qkpv", (-1, -1, -1, -2), strict=True)
+    ]
 
 
 def test_dropout_only_while_training() -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from oracles import nvfp4 as oracle
 
+from qprobe import native
 from qprobe.quant import (
     MXFP4,
     NVFP4,
@@ -154,6 +155,24 @@ def test_every_implementation_matches_the_oracle(
             low.view(torch.int16) if dtype is torch.bfloat16 else low,
             (got.to(dtype).view(torch.int16) if dtype is torch.bfloat16 else got),
         )
+
+
+@pytest.mark.parametrize("piece", [1, 48, 700])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_size_of_a_piece_changes_nothing(
+    axis: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "kernels", None)
+    monkeypatch.setattr(blockscale, "_PIECE", piece)
+    for shape in ((33, 40), (7, 200)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(piece))
+        for spec, two_d in ((ONE_D, False), (TWO_D, True)):
+            want = oracle.quantize(x.numpy(), axis=axis, two_d=two_d)
+            assert_same_bits(fake_quantize(x, spec, axis), want.dequant)
+        drawn = fake_quantize(x, SR, axis, torch.Generator().manual_seed(1))
+        monkeypatch.setattr(blockscale, "_PIECE", 1 << 19)
+        assert torch.equal(drawn, fake_quantize(x, SR, axis, torch.Generator().manual_seed(1)))
+        monkeypatch.setattr(blockscale, "_PIECE", piece)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -11,6 +11,7 @@ from qprobe.quant import (
     REUSE_FPROP,
     Gemm,
     Granularity,
+    IntFormat,
     QuantRecipe,
     QuantSpec,
     Rounding,
@@ -69,6 +70,12 @@ def test_only_gradients_are_random() -> None:
     assert [r.name for r in recipes() if not r.quantizes] == ["bf16"]
 
 
+def test_the_name_of_a_member_means_the_member() -> None:
+    spec = QuantSpec(format=NVFP4, rounding="stochastic", tile="2d")  # type: ignore[arg-type]
+    assert spec.rounding is Rounding.STOCHASTIC
+    assert spec.tile is Tile.TWO_D
+
+
 def test_a_recipe_is_frozen_and_compares_by_value() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe("nvfp4").name = "other"  # type: ignore[misc]
@@ -120,6 +127,21 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
             "attention is no layer",
         ),
         (lambda: build(skip="head"), "skip is a tuple of globs"),
+        (lambda: QuantSpec(format=NVFP4, tile="3d"), "tile is one of '1d', '2d'; got '3d'"),  # type: ignore[arg-type]
+        (
+            lambda: QuantSpec(format=INT4, granularity="row"),  # type: ignore[arg-type]
+            "granularity is one of 'tensor', .* got 'row'",
+        ),
+        (lambda: IntFormat(name="int16", bits=16), "int16: codes of 2 to 8 bits .* got 16"),
+        (lambda: IntFormat(name="int1", bits=1), "got 1"),
+        (lambda: dataclasses.replace(NVFP4, tensor_scale=False), "goes with e4m3 scales"),
+        (lambda: dataclasses.replace(NVFP4, block=0), "got 0 of e2m1"),
+        (
+            lambda: dataclasses.replace(
+                NVFP4, element=dataclasses.replace(NVFP4.element, magnitudes=(0.0, 1.0))
+            ),
+            "blocks hold one or more E2M1 elements",
+        ),
         (lambda: QuantRecipe(name=" ", summary="s", reference="r"), "needs a name"),
         (lambda: QuantRecipe(name="x", summary="s", reference=""), "needs a reference"),
     ],

@@ -1,11 +1,13 @@
 """Which layers a recipe reaches, which it leaves alone, and what it says about it."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from qprobe.errors import InputError
 from qprobe.quant import (
@@ -223,3 +225,116 @@ def test_attention_is_converted_only_where_the_recipe_has_it() -> None:
         InputError, match=r"attended quantizes attention products, and the model has no"
     ):
         convert(nn.Linear(4, 4), rule)
+
+
+ATTENDED = QuantRecipe(
+    name="attended",
+    attention=Gemm(a=QuantSpec(format=NVFP4), b=QuantSpec(format=NVFP4)),
+    summary="s",
+    reference="r",
+)
+
+
+def test_skip_and_override_reach_attention() -> None:
+    model = Attention()
+    report = convert(model, replace(ATTENDED, skip=("att*",)), layers="all")
+    assert report.converted == ()
+    assert rules(report)["attend"] == "the recipe's skip: att*"
+    assert override(model, {"attend": ATTENDED}).converted == ("attend",)
+    assert "attended" in str(model.attend)
+    assert rules(override(model, {"attend": "bf16"})) == {"attend": "override: bf16"}
+    assert type(model.attend) is ScaledDotProduct
+
+
+def test_a_refused_recipe_changes_nothing() -> None:
+    layer = nn.Linear(16, 16)
+    with pytest.raises(InputError, match="the model has no"):
+        convert(layer, replace(ATTENDED, fprop=recipe("nvfp4").fprop), layers="all")
+    assert type(layer) is nn.Linear
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("masked", [False, True])
+def test_pytorchs_encoder_does_not_bypass_its_layers(masked: bool) -> None:
+    """In eval mode and without gradients its fused kernel would read the weights directly."""
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 32, generator=g)
+    mask = (torch.arange(6) >= torch.tensor([[6], [4]])) if masked else None
+    seen = mask is None or ~mask
+
+    def difference(other: Tensor) -> float:
+        with torch.no_grad():
+            return (model(x, src_key_padding_mask=mask) - other)[seen].abs().max().item()
+
+    plain = model(x, src_key_padding_mask=mask).detach()
+    convert(model, "nvfp4", layers="all")
+    quantized = model(x, src_key_padding_mask=mask).detach()
+    assert (quantized - plain).abs().max() > 0.01
+    assert difference(quantized) < 1e-6
+    convert(model, "bf16", layers="all")
+    assert difference(plain) < 1e-5
+    assert model.use_nested_tensor
+    assert model.layers[0].activation_relu_or_gelu == 1
+    override(model, {"layers.1.linear1": "nvfp4"})
+    assert model.layers[0].activation_relu_or_gelu == 1
+    assert model.layers[1].activation_relu_or_gelu == 0
+
+
+def test_override_tells_recipes_of_one_name_apart_and_gives_all_one_generator() -> None:
+    model = Model()
+    ours, theirs = recipe("nvfp4-sr"), replace(recipe("nvfp4-2d-rht-sr"), name="nvfp4-sr")
+    override(model, {"stem": ours, "head": theirs})
+    assert model.stem.recipe is ours
+    assert model.head.recipe is theirs
+    assert model.stem.setup.generator is model.head.setup.generator
+
+
+class Times(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+        self.bias = nn.Parameter(torch.ones(4))
+
+
+def test_what_multiplies_by_itself_is_listed() -> None:
+    model = nn.Sequential(Times(), nn.LazyLinear(4), nn.LayerNorm(4), Times())
+    assert rules(convert(model, "nvfp4")) == {
+        "0": "uses weight in code of its own",
+        "1": "its shape is not known yet: run a batch through the model first",
+        "3": "uses weight in code of its own",
+    }
+
+
+def test_what_was_wrapped_after_it_was_converted_can_no_longer_change() -> None:
+    model = Model()
+    parametrizations.weight_norm(model.shared)
+    report = convert(model, "nvfp4", layers="all")
+    assert rules(report)["shared"] == "a subclass of Linear with behaviour of its own"
+    parametrizations.weight_norm(model.head)
+    with pytest.raises(InputError, match=r"head became a ParametrizedLinear .* under nvfp4, which"):
+        convert(model, "bf16", layers="all")
+    assert model.stem.recipe.name == "nvfp4"
+    override(model, {"stem": "bf16"})
+    with pytest.raises(InputError, match="can no longer change"):
+        override(model, {"head": "bf16"})
+
+
+def test_a_wrapper_keeps_what_the_model_keeps() -> None:
+    report = convert(nn.Sequential(nn.Linear(3, 3), Model(), nn.Linear(2, 2)), "nvfp4")
+    assert rules(report)["1.mid.bottleneck"] == ("the model's qprobe_keep: 1.mid.*bottleneck*")
+    model = Model()
+    model.qprobe_keep = "head"  # type: ignore[assignment]
+    with pytest.raises(InputError, match="qprobe_keep of Model is 'head'; make it a tuple"):
+        convert(model, "nvfp4")
+
+
+def test_tied_weights_stay_tied() -> None:
+    table, head = nn.Embedding(20, 16), nn.Linear(16, 20, bias=False)
+    head.weight = table.weight
+    model = nn.Sequential(table, nn.Linear(16, 16), head)
+    assert rules(convert(model, "nvfp4", layers="all")) == {"0": "embedding"}
+    assert head.weight is table.weight
+    model(torch.arange(20)).square().sum().backward()
+    assert table.weight.grad is not None

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qprobe.errors import InputError
-from qprobe.quant import rotate
+from qprobe.quant import hadamard, rotate
 from qprobe.quant.hadamard import SIGN_MASK, matrix
 
 #: As the specification prints them; the mask is 0xD7E8.
@@ -59,6 +60,21 @@ def test_it_spreads_an_outlier_over_its_group_only() -> None:
     assert got[:16].abs().sum() + got[32:].abs().sum() == 0
 
 
+def test_the_first_use_decides_nothing() -> None:
+    """The matrix is kept: neither inference mode nor the default dtype may stick to it."""
+    for context in (torch.inference_mode(), torch.no_grad()):
+        hadamard._matrices.clear()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with context:
+                rotate(torch.ones(16, dtype=torch.float32))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        x = torch.ones(16, requires_grad=True)
+        rotate(x).sum().backward()
+        assert x.grad is not None
+
+
 def test_refusals() -> None:
     with pytest.raises(InputError, match=r"groups of 16, and axis 1 of \[4, 20\] has 20"):
         rotate(torch.zeros(4, 20), 1)
@@ -66,3 +82,10 @@ def test_refusals() -> None:
         rotate(torch.zeros(16, dtype=torch.int32))
     with pytest.raises(InputError, match="axis 2 is not one of"):
         rotate(torch.zeros(16, 16), 2)
+
+
+def test_a_matrix_made_under_a_fake_mode_is_not_kept() -> None:
+    hadamard._matrices.clear()
+    with FakeTensorMode():
+        assert rotate(torch.ones(4, 16)).shape == (4, 16)
+    assert torch.equal(rotate(rotate(torch.eye(16)), inverse=True), torch.eye(16))

@@ -117,3 +117,17 @@ def test_recipe_granularities_are_refused_for_a_single_tensor() -> None:
     spec = QuantSpec(format=INT4, granularity=Granularity.ADAPTIVE)
     with pytest.raises(InputError, match="chosen layer by layer"):
         fake_quantize(torch.ones(2, 2), spec)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_decides_nothing(dtype: torch.dtype) -> None:
+    x = sample(7, 64, 80)
+    spec = QuantSpec(format=INT4, granularity=Granularity.TOKEN)
+    want = fake_quantize(x, spec)
+    torch.set_default_dtype(dtype)
+    try:
+        got, q = fake_quantize(x, spec), quantize(x, spec)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(got, want)
+    assert q.scale.dtype is torch.float32

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from qprobe.errors import InputError
 from qprobe.quant import (
@@ -186,6 +187,42 @@ def test_the_input_is_left_alone_and_gradients_pass_through(spec: QuantSpec) -> 
         assert not fake_quantize(x, spec, 1, seeded()).requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_decides_nothing(
+    spec: QuantSpec, dtype: torch.dtype, implementation: str
+) -> None:
+    """Buffers that kernels write by address are float32 whatever the default says."""
+    x = torch.randn(64, 80, generator=seeded())
+    want = fake_quantize(x, spec, 1, seeded())
+    torch.set_default_dtype(dtype)
+    try:
+        got = fake_quantize(x, spec, 1, seeded())
+        stored = quantize(x, spec, 1, seeded())
+        values = stored.dequantize()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(got, want)
+    assert torch.equal(values, want)
+    assert stored.scale.dtype is stored.amax.dtype is torch.float32
+
+
+def test_the_default_device_decides_nothing(spec: QuantSpec, implementation: str) -> None:
+    x = torch.randn(64, 80, generator=seeded())
+    want = fake_quantize(x, spec, 1, seeded())
+    with torch.device("meta"):
+        assert torch.equal(fake_quantize(x, spec, 1, seeded()), want)
+        assert torch.equal(quantize(x, spec, 1, seeded()).dequantize(), want)
+
+
+@pytest.mark.parametrize("key", ["nvfp4", "nvfp4-2d", "mxfp4", "int8"])
+def test_tensors_without_memory_keep_their_shape(key: str, implementation: str) -> None:
+    with FakeTensorMode():
+        got = fake_quantize(torch.ones(40, 50), SPECS[key], 1)
+    assert type(got) is FakeTensor
+    assert got.shape == (40, 50)
+    assert fake_quantize(torch.ones(40, 50, device="meta"), SPECS[key], 1).is_meta
+
+
 def test_randomness_comes_from_the_generator_alone() -> None:
     x = torch.randn(64, 64, generator=seeded())
     spec = SPECS["nvfp4-sr"]
@@ -204,6 +241,8 @@ def test_randomness_comes_from_the_generator_alone() -> None:
 def test_refusals_name_what_came() -> None:
     with pytest.raises(InputError, match=r"got torch\.int64"):
         quantize(torch.ones(4, dtype=torch.int64), SPECS["nvfp4"])
+    with pytest.raises(InputError, match=r"torch\.Tensor can be quantized, got a list"):
+        fake_quantize([1.0], SPECS["nvfp4"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="sparse"):
         quantize(torch.eye(4).to_sparse(), SPECS["nvfp4"])
     with pytest.raises(InputError, match=r"axis 2 is not one of a tensor of shape \[4, 4\]"):

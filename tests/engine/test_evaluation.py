@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from qprobe.engine.data import Batch, Loader, LoaderConfig
-from qprobe.engine.evaluate import SHOWN, evaluate, targets, training_loss
+from qprobe.engine.evaluation import SHOWN, evaluate, targets, training_loss
 from qprobe.engine.losses import bce_tversky
 from qprobe.engine.workbench import prepare
 from qprobe.errors import InputError
