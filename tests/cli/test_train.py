@@ -12,7 +12,6 @@ from run_contents import differences, measured
 
 from qprobe import records
 from qprobe.cli.main import main
-from qprobe.cli.settings import _value
 from qprobe.cli.train import name_of
 from qprobe.engine import TrainConfig
 from qprobe.records import Status
@@ -100,18 +99,6 @@ def test_a_number_in_a_file_may_be_whole(small, tmp_path):
     file.write_text("clip = 1\nlr = 1\n")
     assert main([*small, "--config", str(file), "--steps", "1", "-o", str(tmp_path / "run")]) == 0
     assert repr(settings(tmp_path / "run")["clip"]) == "1.0"
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("true", True), ("cosine", "cosine"),
-        ('"3"', "3"), ("[1, 2]", [1, 2]), ("a b", "a b"), ("", ""), ("module:factory",) * 2,
-    ],
-)  # fmt: skip
-def test_a_value_is_read_as_toml_or_is_text(text, value):
-    assert _value(text) == value
-    assert type(_value(text)) is type(value)
 
 
 def bad_file(tmp_path: Path, text: str) -> list[str]:
