@@ -72,7 +72,7 @@ def operand_error(
     >>> x = torch.tensor([8.0, 2.0, 0.1, 0.0])
     >>> found = operand_error(x, torch.tensor([6.0, 2.0, 0.0, 0.0]), limit=6.0).scalars()
     >>> round(found["sqnr_db"].item(), 4)  # 10·log10(68.01 / 4.01)
-    12.2944
+    12.2943
     >>> [round(found[key].item(), 4) for key in ("relative_error", "underflow", "saturation")]
     [0.4167, 0.3333, 0.25]
     """
