@@ -13,8 +13,6 @@ from qprobe.stats.additive import Additive, count
 from qprobe.stats.discretization import effective_levels
 from qprobe.stats.missing import known, ratio
 
-#: Values of the E2M1 codes; bit 3 is the sign.
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 #: Scales have one bin an eighth of a power of two in value, so each E4M3 and each E8M0 scale has a
 #: bin of its own; the first bin starts at 2⁻¹²⁸.
 STEPS = 8
@@ -73,13 +71,17 @@ def code_occupancy(codes: Tensor) -> CodeOccupancy:
 
 
 def e2m1_values(codes: Tensor) -> Tensor:
-    """The value of each code, float32; both zeros compare equal.
+    """The value of each code, float32, by arithmetic on the device; both zeros are +0.
 
-    >>> e2m1_values(torch.tensor([1, 7, 9])).tolist()
-    [0.5, 6.0, -0.5]
+    >>> e2m1_values(torch.arange(16)).tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
     """
     _check_codes(codes)
-    return torch.tensor(E2M1, device=codes.device)[codes.int()]
+    wide = codes.int()
+    size = wide & 7
+    # One mantissa bit under an exponent, except for 0 and 1, which are subnormal; in quarters.
+    quarters = torch.where(size < 2, 2 * size, (2 + (size & 1)) << (size >> 1))
+    return torch.where((wide & 8) != 0, -quarters, quarters).float() / 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -328,7 +328,8 @@ def _unit(vector: Tensor) -> Tensor:
     norm = vector.double().norm()
     if not bool((norm > 0) & norm.isfinite()):
         raise InputError("Lanczos starts from a finite vector that is not zero.")
-    return (vector.double() / norm).to(vector.dtype)
+    unit: Tensor = (vector.double() / norm).to(vector.dtype)
+    return unit
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:

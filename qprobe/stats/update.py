@@ -87,7 +87,7 @@ def look_again(last: CodeLook, codes: Tensor) -> tuple[CodeLook, CodeChanges]:
     """What changed in a weight's codes since the last look, and the look to compare with next.
 
     ``codes`` ``[...]`` are integer codes, or the values of codes: E2M1 has two codes for zero,
-    which :func:`~qprobe.stats.codes.e2m1_values` makes equal. Merged over looks, shards and weights::
+    which :func:`~qprobe.stats.codes.e2m1_values` makes equal. Over looks, shards and weights::
 
         flip_rate    share of codes that differ from the last look
         return_rate  share that changed and came back to the code they had left before
