@@ -76,7 +76,7 @@ def branch_energy(
     Var(‖·‖²)/(2·n·E_i²). Micro-batches merge to the whole batch, given one scale for each.
 
     Reference: Q²: "Quantization-Aware Gradient Balancing and Attention Alignment for Low-Bit
-    Quantization", eq. 7 for E_i and eq. 9 for the deviation, without its moving average.
+    Quantization", eq. 4 for E_i, eq. 9 for the deviation (there of a moving average).
 
     >>> deep, skip = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [1.0]])
     >>> found = branch_energy([deep, skip]).scalars()

@@ -8,9 +8,12 @@ from qprobe.stats import compensated
 
 
 def parts():
-    """Numbers whose float64 sum depends on the order."""
+    """Numbers whose float64 sum depends on the order: large ones that cancel, small that stay."""
     source = np.random.default_rng(7)
-    return (source.uniform(-1, 1, 500) * 2.0 ** source.integers(-30, 30, 500)).tolist()
+    large = source.uniform(-1, 1, 100) * 2.0 ** source.integers(0, 30, 100)
+    small = source.uniform(-1, 1, 200)
+    values = np.concatenate([large, small, -large])
+    return source.permutation(values).tolist()
 
 
 def merged(values):
