@@ -101,7 +101,7 @@ def level(p: Tensor) -> Tensor:
 def level_histograms(p: Tensor, quantized: Tensor, visible: Tensor) -> dict[str, Tensor]:
     """The fields of :class:`Levels` for ``[n, heads, m]`` probabilities where ``visible``."""
     heads = p.shape[1]
-    finite = p.isfinite() & quantized.isfinite()
+    finite = (p + quantized).isfinite()  # probabilities do not overflow
     in_range = visible & finite & (p >= 2.0**-OCTAVES)
     kept = in_range & (quantized >= 2.0**-OCTAVES)
     axes = (0, 2)

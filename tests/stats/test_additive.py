@@ -155,6 +155,26 @@ def test_nothing_is_read_on_the_host(statistic):
     state.merge(state)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_without_being_waited_for(statistic, generator):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x = torch.randn(12, 2, 4, 16, generator=generator)
+    arguments = statistic.arguments(x, noisy(x, generator))
+    expected = statistic.measure(*arguments).scalars()
+    there = [argument.cuda() for argument in arguments]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        state = statistic.measure(*there)
+        state.merge(state)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = state.scalars()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].item() == pytest.approx(value.item(), rel=1e-12), key
+
+
 def test_states_of_different_sites_do_not_merge():
     one, two = torch.zeros(1, 2, 3, 3), torch.zeros(1, 4, 3, 3)
     with pytest.raises(InputError, match=r"LogitError differ in entries: \(2,\) and \(4,\)"):

@@ -113,6 +113,7 @@ def test_fully_hidden_rows_are_missing_not_nan():
     mask = torch.tensor([[True, True], [False, False]]).expand(1, 2, 2, 2).clone()
     mask[0, 1] = False  # all of head 1
     p = probabilities(x, mask)
+    assert p.sum(-1).tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
     for state in (
         logit_error(x, x + 1, mask),
         softmax_error(p, p, mask),
