@@ -64,6 +64,11 @@ def test_a_stored_scale_is_its_own_quantile(value):
         assert found[f"scale_log2_{key}"].item() == pytest.approx(math.log2(value), abs=1e-12)
 
 
+def test_the_median_of_three_is_the_middle_one():
+    found = block_scales(torch.tensor([4.0, 1.0, 2.0]), torch.full((3, 2), 7)).scalars()
+    assert found["scale_log2_median"].item() == 1.0
+
+
 def test_quantiles_are_numpys_inverted_cdf(generator):
     x = torch.randn(4000, 16, generator=generator).exp()
     q = quantize(x, BLOCKS)
@@ -102,6 +107,7 @@ def test_a_block_far_below_the_tensor_is_flushed_and_a_zero_block_is_not():
     found = block_scales(q.scale, in_blocks(q.codes, 16)).scalars()
     assert found["zero_scale"].item() == pytest.approx(2 / 3)
     assert found["flushed"].item() == pytest.approx(1 / 3)
+    assert found["empty"].item() == 0.0
 
 
 def test_a_small_row_of_a_tile_is_empty():
