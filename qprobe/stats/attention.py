@@ -104,8 +104,8 @@ def logit_error(logits: Tensor, quantized: Tensor, mask: Tensor | None = None) -
     ``logits`` are scaled products q·kᵀ, without the mask added; of an additive mask only what it
     hides is used, so that a position bias is no part of the signal.
 
-    Reference: Lin et al. 2016, "Fixed point quantization of deep convolutional networks", eq. 1
-    (SQNR), applied to row-centred logits.
+    Reference: Lin et al. 2016, "Fixed point quantization of deep convolutional networks", for the
+    SQNR, here of row-centred logits.
 
     >>> logits = torch.tensor([[[1.0, -1.0], [5.0, 5.0]]])
     >>> found = logit_error(logits, torch.tensor([[[1.1, -1.1], [7.0, 7.0]]])).scalars()

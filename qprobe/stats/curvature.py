@@ -90,8 +90,7 @@ def hutchinson_trace(operator: Operator, draws: int, generator: torch.Generator)
     Unbiased, with variance ``2·Σ_{i≠j} H_ij² / draws``: exact from one draw where H is diagonal,
     slow where it is far from it. The standard error is estimated from the draws.
 
-    Reference: Hutchinson 1989, "A stochastic estimator of the trace of the influence matrix",
-    Proposition 1.
+    Reference: Hutchinson 1989, "A stochastic estimator of the trace of the influence matrix".
 
     >>> matrix = torch.diag(torch.tensor([2.0, -5.0]))
     >>> hutchinson_trace(Operator(matvec=matrix.double().mv, size=2), 3, torch.Generator())
@@ -110,7 +109,7 @@ def quadratic_form(operator: Operator, direction: Tensor) -> float:
 
     Exact to rounding; one product.
 
-    Reference: Dong et al. 2020, "HAWQ-V2", eq. 6, with the actual quantization error as d.
+    Reference: LeCun, Denker, Solla 1989, "Optimal brain damage", eq. 1, the second-order term.
 
     >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     >>> quadratic_form(Operator(matvec=matrix.mv, size=2), torch.tensor([1.0, -1.0]))
@@ -149,7 +148,7 @@ def lanczos(
     from ``restart``, orthogonal to the basis, or ends there if none is given. Memory: ``steps``
     vectors.
 
-    Reference: Golub, Van Loan 2013, "Matrix computations", algorithm 10.1.1 and sec. 10.3.1.
+    Reference: Golub, Van Loan 2013, "Matrix computations", algorithm 10.1.1 and sec. 10.3.
 
     >>> matrix = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
     >>> found = lanczos(Operator(matvec=matrix.mv, size=2), torch.ones(2), steps=5)
@@ -222,7 +221,7 @@ def top_eigenvalues(
     ``steps`` ≥ size all are there). Ritz values never lie outside the spectrum, so the largest
     is low and the smallest high. Rounding adds about the dtype's epsilon times ‖H‖.
 
-    Reference: Parlett 1998, "The symmetric eigenvalue problem", sec. 13.2.
+    Reference: Parlett 1998, "The symmetric eigenvalue problem", ch. 13.
 
     >>> matrix = torch.diag(torch.tensor([1.0, -4.0, 3.0], dtype=torch.float64))
     >>> operator = Operator(matvec=matrix.mv, size=3)

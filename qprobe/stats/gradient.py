@@ -143,7 +143,7 @@ def rounding_error(reference: Tensor, draws: Sequence[Tensor] | Tensor) -> Round
     ``√2·V/(k·√d)`` of d comparable, independent elements. A zero g has none of these.
 
     Reference: Croci et al. 2022, "Stochastic rounding: implementation, error analysis and
-    applications", sec. 4, for the split; the 1/k correction is that of a squared mean.
+    applications", for the split; the 1/k correction is that of a squared mean.
 
     >>> g = torch.tensor([1.0, 1.0])
     >>> found = rounding_error(g, [torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])]).scalars()

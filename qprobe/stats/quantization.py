@@ -67,7 +67,7 @@ def operand_error(
     All are exact for the elements given, without bias; of a sample of rows they estimate the whole.
     Squares overflow above 10¹⁵⁰, which only float64 holds.
 
-    Reference: Lin et al. 2016, "Fixed point quantization of deep convolutional networks", eq. 1.
+    Reference: Lin et al. 2016, "Fixed point quantization of deep convolutional networks".
 
     >>> x = torch.tensor([8.0, 2.0, 0.1, 0.0])
     >>> found = operand_error(x, torch.tensor([6.0, 2.0, 0.0, 0.0]), limit=6.0).scalars()

@@ -33,8 +33,8 @@ def update_size(before: Tensor, after: Tensor) -> UpdateSize:
     Merges over parameters and shards to the ratio of the concatenated vectors. Exact; missing where
     w is zero. Changes below the resolution of the dtype are zero: compare master weights.
 
-    Reference: You et al. 2017, "Large batch training of convolutional networks", sec. 4 (its
-    inverse, the trust ratio).
+    Reference: You et al. 2017, "Large batch training of convolutional networks", which keeps this
+    ratio equal over layers.
 
     >>> update_size(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])).scalars()["update_ratio"]
     tensor(0.1000, dtype=torch.float64)
@@ -97,8 +97,8 @@ def look_again(last: CodeLook, codes: Tensor) -> tuple[CodeLook, CodeChanges]:
     back between two looks is not seen, so rates depend on the interval and compare at equal
     intervals only. One look holds two copies of the codes.
 
-    Reference: Nagel et al. 2022, "Overcoming oscillations in quantization-aware training", sec.
-    3.2; there a change against the direction of the last one counts, here an exact return.
+    Reference: Nagel et al. 2022, "Overcoming oscillations in quantization-aware training"; there a
+    change against the direction of the last one counts, here an exact return.
 
     >>> look, counts = CodeLook.first(torch.tensor([1, 1, 1])), []
     >>> for codes in ([2, 2, 1], [1, 3, 1]):

@@ -79,6 +79,9 @@ def test_a_look_keeps_its_own_copy():
     codes = torch.tensor([1, 2])
     look = CodeLook.first(codes)
     codes += 1
+    look, changes = look_again(look, codes)
+    assert changes.flipped.item() == 2
+    codes += 1
     assert look_again(look, codes)[1].flipped.item() == 2
 
 
