@@ -33,6 +33,11 @@ class Additive:
             merged[field.name] = compensated.add(one, two) if one.is_floating_point() else one + two
         return type(self)(**merged)
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return type(self)(**moved)
+
     def scalars(self) -> Mapping[str, Tensor]:
         """What is known, as tensors without axes; what is missing has no key."""
         raise NotImplementedError

@@ -155,6 +155,12 @@ def test_nothing_is_read_on_the_host(statistic):
     state.merge(state)
 
 
+def test_a_state_moves_as_a_whole(statistic):
+    x = torch.ones(1, 2, 3, 4)
+    moved = statistic(x, x).to("meta")
+    assert all(getattr(moved, f.name).device.type == "meta" for f in fields(moved))
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_without_being_waited_for(statistic, generator):
     if not torch.cuda.is_available():
@@ -169,7 +175,7 @@ def test_a_gpu_gives_the_same_without_being_waited_for(statistic, generator):
         state.merge(state)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    found = state.scalars()
+    found = state.to("cpu").scalars()
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key].item() == pytest.approx(value.item(), rel=1e-12), key
