@@ -90,6 +90,8 @@ def owners(model: nn.Module) -> list[Owner]:
     found: list[Owner] = []
     inside: set[nn.Module] = set()
     for path, module in model.named_modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            inside.update(module.modules())
         kind = kind_of(module)
         if kind is None or module in inside:
             continue
@@ -197,8 +199,10 @@ def _roles(module: nn.Module, kind: str) -> tuple[Role, ...]:
         # Only a module that is called with queries and keys can give their logits.
         return _PASSING + (_ATTENDING if isinstance(module, ScaledDotProduct) else ())
     passing = _PASSING[1:] if kind == "embedding" else _PASSING
+    if parametrize.is_parametrized(module):  # to read such a weight may change the model
+        return passing
     weighted = isinstance(getattr(module, "weight", None), nn.Parameter)
-    return passing + (_LEARNED if weighted and not parametrize.is_parametrized(module) else ())
+    return passing + (_LEARNED if weighted else ())
 
 
 def _multihead(path: str, module: nn.MultiheadAttention) -> Iterator[Owner]:
