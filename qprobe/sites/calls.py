@@ -63,9 +63,11 @@ def operation_of(function: Any) -> str:
     return _SAME.get(bare, bare)
 
 
-def in_place(function: Any) -> bool:
-    """Whether the function writes into its first argument: ``add_``, ``__iadd__``."""
+def in_place(function: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call writes into its first argument: ``add_``, ``__iadd__``, ``inplace=True``."""
     name: str = getattr(function, "__name__", "")
+    if kwargs.get("inplace"):
+        return True
     if name.startswith("__"):
         return name.startswith("__i") and name.strip("_") in _DUNDER
     return name.endswith("_")

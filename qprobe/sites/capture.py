@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from qprobe.errors import InputError
@@ -30,6 +31,10 @@ from qprobe.sites.trace import Trace
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
+
+
+#: Layers that compute on another shape, and return a view of their own result.
+_RESHAPING = (_NormBase, nn.modules.conv._ConvNd)  # noqa: SLF001
 
 
 class Receiver(Protocol):
@@ -227,7 +232,15 @@ class Capture:
             if (watch, index) in self._graded:
                 return
             self._graded.add((watch, index))
-        self.on_gradient(tensor, partial(self.deliver, _numbered(watch.gradient, index)))
+        site = _numbered(watch.gradient, index)
+        base = _private_base(tensor, watch.owner.module)
+        if base is None:
+            self.on_gradient(tensor, partial(self.deliver, site))
+        else:
+            self.on_gradient(base, partial(self._deliver_as, site, tensor.shape))
+
+    def _deliver_as(self, site: Site, shape: torch.Size, gradient: Tensor) -> None:
+        self.deliver(site, gradient.view(shape))
 
     def _attention(
         self, watch: "_Watch", index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -281,6 +294,19 @@ class _Watch:
 
 def _numbered(site: Site, index: int) -> Site:
     return replace(site, index=index) if index else site
+
+
+def _private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:
+    """The tensor of which an output is only another shape, such as that of an instance norm.
+
+    An activation that overwrites the output takes the hooks of a view away, and not of its base.
+    """
+    if torch.compiler.is_compiling() or not isinstance(module, _RESHAPING):
+        return None
+    base = tensor._base  # noqa: SLF001
+    if base is None or base.numel() != tensor.numel() or not base.requires_grad:
+        return None
+    return base if base.is_contiguous() and tensor.is_contiguous() else None
 
 
 def _weight(owner: Owner) -> nn.Parameter:

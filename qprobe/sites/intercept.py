@@ -139,7 +139,7 @@ class Intercept(TorchFunctionMode):
         if not plan.branches:
             return func(*args, **kwargs)
         leaves, structure = tree_flatten((args, kwargs))
-        late = self._alias(call, plan, leaves, overwrites=in_place(func))
+        late = self._alias(call, plan, leaves, overwrites=in_place(func, kwargs))
         args, kwargs = tree_unflatten(leaves, structure)
         output = func(*args, **kwargs)
         if late is not None and output.requires_grad:
@@ -170,8 +170,13 @@ class Intercept(TorchFunctionMode):
             if total is None:
                 total = _Sum(self._expected[site], partial(self._target.deliver, site))
                 self._sums[site] = total
-            if overwrites and position == 0 and site.kind == "add":
-                late = total.add  # the sum is written into it, and has its gradient
+            if overwrites and position == 0:
+                # A view that is overwritten loses its hooks, the tensor itself does not. A sum that
+                # is written into it is not what it was, but has its gradient.
+                if call.operation == "add":
+                    late = total.add
+                else:
+                    self._target.on_gradient(tensor, total.add)
                 continue
             alias = tensor.view_as(tensor)
             leaves[position] = alias

@@ -8,9 +8,9 @@ from qprobe.errors import InputError
 class Tap(nn.Module):
     """An identity that names a tensor: its value forward, its gradient backward.
 
-    What comes out is an alias of its own, so the gradient seen here is the one that flows back
-    through this tap, without the other uses of the same tensor. Numbers are unchanged, and a
-    compiled model has no graph break from it.
+    What comes out is a copy, so the gradient seen here is the one that flows back through this tap,
+    without the other uses of the same tensor, and what follows may write in place. (The hooks of a
+    mere view would be lost then.) Numbers are unchanged, and a compiled model has no graph break.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 4), Tap("hidden"), nn.Linear(4, 2))
@@ -31,13 +31,13 @@ class Tap(nn.Module):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` itself, as an alias."""
+        """``x``, value for value."""
         if not isinstance(x, Tensor):
             raise InputError(
                 f"the tap {self.name!r} takes one tensor, got {type(x).__name__}; "
                 "give each tensor a tap of its own."
             )
-        return x.view_as(x)
+        return x.clone()
 
     def __repr__(self) -> str:
         return f"Tap({self.name!r})"

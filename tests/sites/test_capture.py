@@ -462,3 +462,44 @@ def test_taps_see_only_what_flows_through_them():
         model(torch.ones(1, 2)).sum().backward()
     assert seen.one("tap ./inner grad_output").tolist() == [[2.0, 2.0]]
     assert seen.one("linear stem grad_output").tolist() == [[5.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.InstanceNorm2d(3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), Tap("x")]
+)
+def test_gradients_before_an_activation_in_place(layer):
+    model, seen, x = nn.Sequential(layer, nn.ReLU(inplace=True)), Collected(), torch.randn(3, 4, 4)
+    x = x if isinstance(layer, nn.Conv2d) else x.unsqueeze(0)
+    x.requires_grad_()
+    with Capture(model, select(discover(model), role=Role.GRAD_OUTPUT), seen) as capture:
+        output = model(x)
+        output.sum().backward()
+    assert capture.missed == ()
+    assert torch.equal(seen[0][1], (output > 0).float())
+
+
+@pytest.mark.parametrize(
+    ("begin", "gradient"),
+    [
+        (lambda s: F.relu(s.clone(), inplace=True), lambda s: (s > 0).float()),
+        (lambda s: s.clone().mul_(2), lambda s: torch.full_like(s, 2.0)),
+    ],
+)
+def test_branches_that_begin_in_place(begin, gradient):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.inner = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+            nn.init.eye_(self.inner.weight)
+
+        def forward(self, x):
+            s = self.stem(x)
+            return s + self.inner(begin(s))
+
+    model, seen, x = Model(), Collected(), torch.randn(3, 4)
+    found = trace(model, x)
+    with Capture(model, found.sites, seen, trace=found) as capture:
+        model(x).sum().backward()
+    assert capture.missed == ()
+    torch.testing.assert_close(seen.one("add ./add.0 branch[1]"), gradient(model.stem(x)))
+    assert torch.equal(seen.one("add ./add.0 branch[0]"), torch.ones(3, 4))
