@@ -83,7 +83,6 @@ class Intercept(TorchFunctionMode):
         self._plans: dict[Call, _Plan] = {}
         self._sums: dict[Site, _Sum] = {}
         self._expected: dict[Site, int] = {}
-        self._aliased: set[Call] = set()
         found: dict[str, Fusion | Attention] = {str(one.call): one for one in trace.fusions}
         found |= {str(one.product): one for one in trace.attentions}
         for site in sites:
@@ -110,9 +109,8 @@ class Intercept(TorchFunctionMode):
         """Called at each module: the start of a pass, or a branch that begins there."""
         if not call.path and not in_backward():
             self._sums.clear()
-            self._aliased.clear()
         plan = self._plans.get(call)
-        if plan is None or not self._wanted(call):
+        if plan is None or in_backward():  # what is computed again was seen
             return None
         leaves, structure = tree_flatten((args, kwargs))
         self._alias(call, plan, leaves)
@@ -131,11 +129,10 @@ class Intercept(TorchFunctionMode):
             return func(*args, **kwargs)
         call = self._calls.count(operation)
         plan = self._plans.get(call)
-        if plan is None or not self._wanted(call):
+        if plan is None or in_backward():  # what is computed again was seen
             return func(*args, **kwargs)
-        if not in_backward():
-            self._look(plan, args, kwargs)
-            self._attend(call, plan, (args, kwargs))
+        self._look(plan, args, kwargs)
+        self._attend(call, plan, (args, kwargs))
         if not plan.branches:
             return func(*args, **kwargs)
         leaves, structure = tree_flatten((args, kwargs))
@@ -145,14 +142,6 @@ class Intercept(TorchFunctionMode):
         if late is not None and output.requires_grad:
             self._target.on_gradient(output, late)
         return output
-
-    def _wanted(self, call: Call) -> bool:
-        """Not what is computed a second time, unless the first time recorded no gradients."""
-        if in_backward():
-            return call not in self._aliased
-        if torch.is_grad_enabled():
-            self._aliased.add(call)
-        return True
 
     def _alias(
         self, call: Call, plan: _Plan, leaves: list[Any], *, overwrites: bool = False

@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from qprobe.errors import InputError
-from qprobe.quant.layers import QuantizedLayer
 from qprobe.records.schema import Role
 from qprobe.sites.calls import MULTIHEAD, Call, Calls, is_compiled, operation_of
 from qprobe.sites.dataflow import (
@@ -117,9 +116,9 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     pass, so numbers agree between passes that run the same code.
 
     The model is left as it was found, also after an exception: buffers are replaced by copies
-    during the pass (so that running statistics do not move), PyTorch's generators and those of
-    quantized layers are set back, no hook stays, and modes, parameters and gradients are not
-    touched. The pass records gradients, whatever the caller's mode, and forgets them. State that a
+    during the pass (so that running statistics do not move), PyTorch's generators are set back
+    (those of recipes draw in backward only), no hook stays, and modes, parameters and gradients are
+    not touched. The pass records gradients, whatever the caller's mode, and forgets them. State that a
     model keeps in plain attributes is its own.
 
     It sees what the pass computes: trace in the mode, training or evaluation, that you will watch.
@@ -347,9 +346,6 @@ def _refuse_uninitialized(model: nn.Module) -> None:
 @contextmanager
 def _as_found(model: nn.Module) -> Iterator[None]:
     """Record gradients inside; set generators back, and run eagerly what is compiled."""
-    setups = [m.setup for m in model.modules() if isinstance(m, QuantizedLayer)]
-    generators = {id(one.generator): one.generator for one in setups if one.generator is not None}
-    states = [(generator, generator.get_state()) for generator in generators.values()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with ExitStack() as stack:
         if any(is_compiled(module) for module in model.modules()):
@@ -357,8 +353,4 @@ def _as_found(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(sorted(devices)))
-        try:
-            yield
-        finally:
-            for generator, state in states:
-                generator.set_state(state)
+        yield

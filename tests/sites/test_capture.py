@@ -193,16 +193,21 @@ def test_a_branch_that_leaves_in_several_calls_has_their_sum():
 
         def forward(self, x):
             x = self.stem(x)
-            return x + self.q(x).tanh() * self.k(x).sigmoid()
+            return x + self.q(x * x).tanh() * self.k(x).sigmoid()
 
     torch.manual_seed(0)
     model, x, seen = Handwritten(), torch.randn(3, 4), Collected()
     found = trace(model, x)
     site = Site("./add.0", Role.BRANCH, "add", 1)
+    loss_of(model(x)).backward()
+    plain = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
     with Capture(model, [site], seen, trace=found):
         loss_of(model(x)).backward()
+    assert len(found.fusions[1].branches[1].exits) == 3
+    assert_same_bits(plain, [p.grad for p in model.parameters()])
     shared = model.stem(x).detach().requires_grad_()
-    inner = model.q(shared).tanh() * model.k(shared).sigmoid()
+    inner = model.q(shared * shared).tanh() * model.k(shared).sigmoid()
     (expected,) = torch.autograd.grad(loss_of(model.stem(x) + inner), shared)
     torch.testing.assert_close(seen.one(str(site)), expected)
 
@@ -297,11 +302,12 @@ def test_nothing_is_counted_twice_under_checkpointing(kind):
         return model if kind != "none" else nn.Sequential(model.stem, *model.blocks)
 
     def receive(site, tensor):
-        seen(site, tensor @ tensor.mT)  # an operation that selective checkpointing counts
+        seen(site, torch.addmm(torch.zeros(()), tensor, tensor.mT))  # which selective ones count
 
     x, seen = torch.randn(3, 4), Collected()
     model = make()
     found = trace(model, x)
+    assert len(found.fusions) == (0 if kind == "reentrant" else 2)
     sites = [site for site in discover(model) if site.role not in (Role.WEIGHT, Role.GRAD_WEIGHT)]
     plain = train(make(), (x,), {})
     with Capture(model, [*sites, *found.sites], receive, trace=found) as capture:

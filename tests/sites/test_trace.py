@@ -9,7 +9,6 @@ from torch import nn
 
 from qprobe.errors import InputError
 from qprobe.models import build
-from qprobe.quant import convert
 from qprobe.records.schema import Role
 from qprobe.sites import discover, trace
 
@@ -97,15 +96,6 @@ def test_the_model_is_left_as_it_was_found_after_an_exception():
         trace(model, x)
     assert_same(before, state_of(model))
     assert not torch.overrides._is_torch_function_mode_enabled()
-
-
-def test_stochastic_rounding_in_forward_does_not_move_its_generator():
-    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
-    generator = torch.Generator().manual_seed(3)
-    convert(model, "nvfp4-sr", layers="all", generator=generator)
-    state = generator.get_state()
-    trace(model, torch.randn(4, 16))
-    assert torch.equal(generator.get_state(), state)
 
 
 def test_the_caller_in_inference_mode():
