@@ -137,15 +137,16 @@ class Capture:
         if torch.compiler.is_compiling():
             self._receive(site, tensor.detach())
             return
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001
-            if _get_current_dispatch_mode() is not None:
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+            if _get_current_dispatch_mode() is None:
+                self._receive(site, tensor.detach())
+            else:
                 # Selective checkpointing counts operations; the receiver's are not the model's.
-                stack.enter_context(_disable_current_modes())
-            self._receive(site, tensor.detach())
-        self._missing.discard(site)
-        self._missing.discard(replace(site, index=0))
+                with _disable_current_modes():
+                    self._receive(site, tensor.detach())
+        if self._missing:
+            self._missing.discard(site)
+            self._missing.discard(replace(site, index=0) if site.index else site)
 
     def attend(self, sites: Iterable[Site], attended: Logits) -> None:
         """Hand over logits and probabilities of a sample, as far as ``sites`` ask for them."""

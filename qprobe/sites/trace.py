@@ -118,8 +118,8 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     The model is left as it was found, also after an exception: buffers are replaced by copies
     during the pass (so that running statistics do not move), PyTorch's generators are set back
     (those of recipes draw in backward only), no hook stays, and modes, parameters and gradients are
-    not touched. The pass records gradients, whatever the caller's mode, and forgets them. State that a
-    model keeps in plain attributes is its own.
+    not touched. The pass records gradients, whatever the caller's mode, and forgets them. State
+    that a model keeps in plain attributes is its own.
 
     It sees what the pass computes: trace in the mode, training or evaluation, that you will watch.
     Inside reentrant activation checkpointing, where PyTorch records no gradients, branches are
