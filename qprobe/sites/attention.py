@@ -1,0 +1,217 @@
+"""Logits of attention, recomputed from queries and keys on a sample.
+
+Fused attention never makes its logits. They are cheap for a few samples, heads and queries; keys
+are never sampled, since a softmax needs them all.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qprobe.errors import InputError
+
+_CALL = (
+    "query",
+    "key",
+    "value",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+    "average_attn_weights",
+    "is_causal",
+)
+_FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How many samples, heads and queries of an attention are looked at; None means all."""
+
+    samples: int | None = 4
+    heads: int | None = 1
+    queries: int | None = 32
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "heads", "queries"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InputError(f"{name} of a sampling is {count}; take at least 1, or None.")
+
+
+ALL = Sampling(samples=None, heads=None, queries=None)
+
+
+class Logits(Protocol):
+    """What can give the logits of a sample."""
+
+    def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
+        """``[samples, heads, queries, keys]``; what is masked is −inf."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Materialized:
+    """Logits that a plain attention has made, ``[..., heads, queries, keys]``."""
+
+    whole: Tensor
+
+    def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
+        """The sample, in float32 at least.
+
+        What was masked with half of the most negative number of the type, or more, is −inf.
+        """
+        whole = _four(self.whole)
+        samples, heads, queries, _ = whole.shape
+        device = whole.device
+        b = _pick(samples, sampling.samples, turn, device)[:, None, None]
+        h = _pick(heads, sampling.heads, turn, device)[None, :, None]
+        r = _pick(queries, sampling.queries, turn, device)[None, None, :]
+        picked = whole[b, h, r]
+        masked = picked <= torch.finfo(whole.dtype).min / 2
+        dtype = torch.promote_types(whole.dtype, torch.float32)
+        return picked.to(dtype).masked_fill(masked, -torch.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Attended:
+    """What logits are made of.
+
+    ``q`` and ``k`` are ``[..., heads, tokens, head_dim]``; several heads of ``q`` may share one of
+    ``k``. ``mask`` broadcasts against ``[..., heads, queries, keys]``: true where a key is attended
+    to, or what is added. ``scale`` defaults to ``head_dim ** -0.5``.
+    """
+
+    q: Tensor
+    k: Tensor
+    mask: Tensor | None = None
+    scale: float | None = None
+    causal: bool = False
+
+    def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
+        """``q·kᵀ·scale + mask`` for a sample: ``[samples, heads, queries, keys]``.
+
+        Float32, or float64 where q is. What is masked is −inf. ``turn`` moves the sample on, so
+        that all heads and queries have their turn.
+
+        >>> q = torch.tensor([[[[1.0, 0.0], [0.0, 2.0]]]])
+        >>> Attended(q=q, k=q, scale=1.0, causal=True).logits().tolist()
+        [[[[1.0, -inf], [0.0, 4.0]]]]
+        """
+        q, k = _four(self.q), _four(self.k)
+        samples, heads, queries, width = q.shape
+        b = _pick(samples, sampling.samples, turn, q.device)[:, None, None]
+        h = _pick(heads, sampling.heads, turn, q.device)[None, :, None]
+        r = _pick(queries, sampling.queries, turn, q.device)[None, None, :]
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        keys = k[b[..., 0], h[..., 0] // (heads // k.shape[1])].to(dtype)
+        with torch.autocast(q.device.type, enabled=False):
+            scale = width**-0.5 if self.scale is None else self.scale
+            logits = q[b, h, r].to(dtype) @ keys.mT * scale
+        if self.causal:
+            columns = torch.arange(k.shape[-2], device=q.device)
+            logits = logits.masked_fill(columns > r[..., None], -torch.inf)
+        if self.mask is None:
+            return logits
+        shape = (*self.q.shape[:-1], k.shape[-2])
+        mask = _four(self.mask.broadcast_to(shape))[b, h, r]
+        if mask.dtype is torch.bool:
+            return logits.masked_fill(~mask, -torch.inf)
+        return logits + mask.to(dtype)
+
+
+def of_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attended:
+    """From the arguments of ``F.scaled_dot_product_attention``."""
+    given = dict(zip(_FUSED, args, strict=False)) | kwargs
+    return Attended(
+        q=given["query"],
+        k=given["key"],
+        mask=given.get("attn_mask"),
+        scale=given.get("scale"),
+        causal=given.get("is_causal", False),
+    )
+
+
+def of_product(
+    scale: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Attended, Tensor]:
+    """From the arguments of a ``ScaledDotProduct`` with ``scale``; the values beside it."""
+    given = dict(zip(("q", "k", "v", "bias"), args, strict=False)) | kwargs
+    attended = Attended(q=given["q"], k=given["k"], mask=given.get("bias"), scale=scale)
+    return attended, given["v"]
+
+
+def inputs_of_multihead(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``nn.MultiheadAttention`` by name."""
+    return dict(zip(_CALL, args, strict=False)) | kwargs
+
+
+def of_multihead(
+    module: nn.MultiheadAttention, given: dict[str, Any], sampling: Sampling, turn: int
+) -> Attended:
+    """Queries and keys of ``nn.MultiheadAttention``, projected anew for the sampled batch items."""
+    query, key = (_batch_first(module, given[name]) for name in ("query", "key"))
+    b = _pick(len(query), sampling.samples, turn, query.device)
+    packed: Tensor | None = module.in_proj_weight
+    bias: Tensor | None = module.in_proj_bias
+    separate = (module.q_proj_weight, module.k_proj_weight)
+    weights = separate if packed is None else packed.chunk(3)[:2]
+    biases = (None, None) if bias is None else bias.chunk(3)[:2]
+    q = F.linear(query[b], weights[0], biases[0])
+    k = F.linear(key[b], weights[1], biases[1])
+    mask = _mask(module, given, b, (len(query), query.shape[1], key.shape[1]))
+    if module.bias_k is not None:
+        k, mask = torch.cat((k, module.bias_k.expand(len(k), -1, -1)), 1), _more_keys(mask)
+    if module.add_zero_attn:
+        k, mask = torch.cat((k, torch.zeros_like(k[:, :1])), 1), _more_keys(mask)
+    heads = (module.num_heads, module.head_dim)
+    q, k = (x.view(*x.shape[:-1], *heads).transpose(1, 2) for x in (q, k))
+    return Attended(q=q, k=k, mask=mask)
+
+
+def _batch_first(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    if x.dim() == 2:
+        return x.unsqueeze(0)
+    return x if module.batch_first else x.transpose(0, 1)
+
+
+def _mask(
+    module: nn.MultiheadAttention, given: dict[str, Any], b: Tensor, sizes: tuple[int, int, int]
+) -> Tensor | None:
+    """Both masks as one that is added: ``[samples, heads or 1, queries or 1, keys]``."""
+    batch, queries, keys = sizes
+    parts = []
+    if (mask := given.get("attn_mask")) is not None:
+        whole = mask if mask.dim() == 2 else mask.view(batch, module.num_heads, queries, keys)[b]
+        parts.append(_added(whole))
+    if (padding := given.get("key_padding_mask")) is not None:
+        parts.append(_added(padding.view(batch, 1, 1, keys)[b]))
+    if len(parts) == 2:
+        return parts[0] + parts[1]
+    return parts[0] if parts else None
+
+
+def _added(mask: Tensor) -> Tensor:
+    """True means *not attended to* in this module."""
+    if mask.dtype is torch.bool:
+        return torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf)
+    return mask
+
+
+def _more_keys(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else F.pad(mask, (0, 1))
+
+
+def _four(x: Tensor) -> Tensor:
+    """Exactly one axis of samples and one of heads."""
+    if x.dim() < 4:
+        return x.unsqueeze(1) if x.dim() == 3 else x[None, None]
+    return x.flatten(0, -4)
+
+
+def _pick(total: int, wanted: int | None, turn: int, device: torch.device) -> Tensor:
+    """``wanted`` of ``total`` indices, evenly spread and moved on by ``turn``."""
+    count = total if wanted is None else min(wanted, total)
+    step = total // count
+    return (torch.arange(count, device=device) * step + turn) % total

@@ -1,0 +1,328 @@
+"""The tensors at chosen sites of a model while it runs and trains as it would anyway."""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+
+from qprobe.errors import InputError
+from qprobe.quant.attention import ScaledDotProduct
+from qprobe.records.schema import Role
+from qprobe.sites.attention import (
+    Logits,
+    Sampling,
+    inputs_of_multihead,
+    of_multihead,
+    of_product,
+)
+from qprobe.sites.calls import in_backward
+from qprobe.sites.dataflow import first_tensor
+from qprobe.sites.discover import Owner, by_path, owners, stores_transposed
+from qprobe.sites.intercept import Intercept
+from qprobe.sites.site import Site
+from qprobe.sites.trace import Trace
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+
+#: Layers that compute on another shape, and return a view of their own result.
+_RESHAPING = (_NormBase, nn.modules.conv._ConvNd)  # noqa: SLF001
+
+
+class Receiver(Protocol):
+    """Takes what is seen. The tensor is detached and the model's own: read it now, keep none."""
+
+    def __call__(self, site: Site, tensor: Tensor) -> None:
+        """Look at ``tensor``."""
+
+
+class Capture:
+    """Hands the tensors at ``sites`` to ``receive``, from entering to leaving the context.
+
+    Values come from forward hooks, gradients from tensor hooks that these place: outputs and
+    gradients of the model are the same bits as without. A module that is called several times in
+    one pass has its calls numbered in the site's ``index``. What activation checkpointing computes
+    a second time is not seen twice. Branches and the attentions of modules that are no attention
+    layers are reached through ``trace``, and their gradients are those of private aliases, placed
+    at each call that takes the tensor.
+
+    Weights and their gradients are handed over by :meth:`read_weights`, between backward and the
+    optimizer's step. Logits and probabilities of attention are recomputed on a sample; raise
+    :attr:`turn` from step to step, so that every head and query has its turn.
+
+    Enter the context before the model is first compiled: hooks that come later are never called.
+    In a compiled model ``receive`` is traced, so it has to be one opaque operation that decides for
+    itself what counts; :attr:`missed` knows nothing of it, and calls have the index 0. Branches
+    inside a compiled model are refused; a :class:`~qprobe.sites.Tap` works there.
+
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    >>> def show(site, tensor):
+    ...     print(site, list(tensor.shape))
+    >>> sites = [Site("0", Role.OUTPUT, "linear"), Site("0", Role.GRAD_OUTPUT, "linear")]
+    >>> with Capture(model, sites, show) as capture:
+    ...     model(torch.ones(2, 4)).sum().backward()
+    linear 0 output [2, 4]
+    linear 0 grad_output [2, 4]
+    >>> capture.missed
+    ()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Iterable[Site],
+        receive: Receiver,
+        *,
+        trace: Trace | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        self.turn = 0
+        self.sampling = sampling or Sampling()
+        self._model = model
+        self._receive = receive
+        self._sites = tuple(dict.fromkeys(sites))
+        self._missing = set(self._sites)
+        self._watches, foreign = self._split(trace)
+        self._intercept = Intercept(model, foreign, trace, self) if trace and foreign else None
+        self._counts: Counter[tuple[_Watch, bool]] = Counter()
+        self._graded: set[tuple[_Watch, int]] = set()
+        self._handles: list[RemovableHandle] = []
+        self._gradients: list[RemovableHandle] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(self._remove)
+            self._handles.append(self._model.register_forward_pre_hook(self._begin))
+            for watch in self._watches:
+                hook = partial(self._called, watch)
+                module = watch.owner.module
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            if self._intercept is not None:
+                stack.enter_context(self._intercept)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def missed(self) -> tuple[Site, ...]:
+        """The sites asked for of which nothing has come so far."""
+        return tuple(site for site in self._sites if site in self._missing)
+
+    def read_weights(self) -> None:
+        """Hand over weights and their gradients: of a sharded model, this process's shard.
+
+        Weights are ``[outputs, inputs]`` also where a layer stores them transposed.
+        """
+        for watch in self._watches:
+            for site in watch.sites:
+                if site.role in (Role.WEIGHT, Role.GRAD_WEIGHT):
+                    weight = _weight(watch.owner)
+                    tensor = weight if site.role is Role.WEIGHT else weight.grad
+                    if tensor is not None:
+                        self.deliver(site, _local(watch.owner.module, tensor))
+
+    def deliver(self, site: Site, tensor: Tensor) -> None:
+        """Hand ``tensor`` over, so that looking at it leaves nothing in the model's graph."""
+        if torch.compiler.is_compiling():
+            self._receive(site, tensor.detach())
+            return
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+            if _get_current_dispatch_mode() is None:
+                self._receive(site, tensor.detach())
+            else:
+                # Selective checkpointing counts operations; the receiver's are not the model's.
+                with _disable_current_modes():
+                    self._receive(site, tensor.detach())
+        if self._missing:
+            self._missing.discard(site)
+            self._missing.discard(replace(site, index=0) if site.index else site)
+
+    def attend(self, sites: Iterable[Site], attended: Logits) -> None:
+        """Hand over logits and probabilities of a sample, as far as ``sites`` ask for them."""
+        self._attend(list(sites), attended, self.sampling)
+
+    def on_gradient(self, tensor: Tensor, hook: Any) -> None:
+        """Call ``hook`` with the gradient of ``tensor``, as long as this context lasts."""
+        handle: RemovableHandle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+        if not torch.compiler.is_compiling():
+            self._gradients.append(handle)
+
+    def _split(self, trace: Trace | None) -> tuple[list["_Watch"], list[Site]]:
+        """What modules own, and what is computed inside them."""
+        owned = by_path(owners(self._model))
+        traced = set(trace.sites) if trace else set()
+        plan: dict[str, tuple[Owner, list[Site]]] = {}
+        foreign: list[Site] = []
+        for site in self._sites:
+            owner = owned.get(site.path)
+            if owner is not None and site.kind == owner.kind and site.role in owner.roles:
+                plan.setdefault(site.path, (owner, []))[1].append(site)
+            elif site in traced:
+                foreign.append(site)
+            else:
+                hint = "" if trace else " or pass the trace that found it"
+                raise InputError(
+                    f"the model has no site {str(site)!r}; take one that discover() lists{hint}."
+                )
+        return [_Watch(*one) for one in plan.values()], foreign
+
+    def _begin(self, *_: object) -> None:
+        if torch.compiler.is_compiling() or in_backward():
+            return
+        self._counts.clear()
+        self._graded.clear()
+        # Handles of graphs that are gone.
+        self._gradients = [one for one in self._gradients if one.hooks_dict_ref() is not None]
+
+    def _remove(self) -> None:
+        for handle in (*self._handles, *self._gradients):
+            handle.remove()
+        self._handles.clear()
+        self._gradients.clear()
+
+    def _called(
+        self,
+        watch: "_Watch",
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: object,
+    ) -> None:
+        again = not torch.compiler.is_compiling() and in_backward()
+        index = self._number(watch, again=again)
+        if not again:
+            if watch.output is not None and (made := first_tensor(output)) is not None:
+                self.deliver(_numbered(watch.output, index), made)
+            if watch.input is not None:
+                taken = first_tensor(args) if args else first_tensor(kwargs)
+                if taken is not None:
+                    self.deliver(_numbered(watch.input, index), taken)
+            if watch.attends:
+                self._attention(watch, index, args, kwargs)
+        self._gradient(watch, index, output)
+
+    def _number(self, watch: "_Watch", *, again: bool) -> int:
+        """Which call of the pass this is; recomputed calls are counted apart."""
+        if torch.compiler.is_compiling():
+            return 0
+        self._counts[watch, again] += 1
+        return self._counts[watch, again] - 1
+
+    def _gradient(self, watch: "_Watch", index: int, output: object) -> None:
+        """Have the gradient of the output handed over, when it will be known.
+
+        Under reentrant checkpointing only the recomputed call has one, else only the first.
+        """
+        if watch.gradient is None:
+            return
+        tensor = first_tensor(output)
+        if tensor is None or not tensor.requires_grad:
+            return
+        if not torch.compiler.is_compiling():
+            if (watch, index) in self._graded:
+                return
+            self._graded.add((watch, index))
+        site = _numbered(watch.gradient, index)
+        base = _private_base(tensor, watch.owner.module)
+        if base is None:
+            self.on_gradient(tensor, partial(self.deliver, site))
+        else:
+            self.on_gradient(base, partial(self._deliver_as, site, tensor.shape))
+
+    def _deliver_as(self, site: Site, shape: torch.Size, gradient: Tensor) -> None:
+        self.deliver(site, gradient.view(shape))
+
+    def _attention(
+        self, watch: "_Watch", index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        module = watch.owner.module
+        sites = [_numbered(site, index) for site in watch.logits]
+        if isinstance(module, nn.MultiheadAttention):
+            given = inputs_of_multihead(args, kwargs)
+            for site in watch.inputs:
+                self.deliver(_numbered(site, index), given["query"])
+            if sites:
+                with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+                    attended = of_multihead(module, given, self.sampling, self.turn)
+                # Its batch items are the sample already.
+                self._attend(sites, attended, replace(self.sampling, samples=None))
+        elif isinstance(module, ScaledDotProduct):
+            attended, values = of_product(module.scale, args, kwargs)
+            for site in watch.inputs:
+                self.deliver(site, (attended.q, attended.k, values)[site.index])
+            self._attend(sites, attended, self.sampling)
+
+    def _attend(self, sites: list[Site], attended: Logits, sampling: Sampling) -> None:
+        if not sites:
+            return
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+            logits = attended.logits(sampling, self.turn)
+            probabilities = logits.softmax(-1)
+        for site in sites:
+            self.deliver(site, logits if site.role is Role.ATTN_LOGITS else probabilities)
+
+
+class _Watch:
+    """What is wanted of one module, looked up once."""
+
+    def __init__(self, owner: Owner, sites: list[Site]) -> None:
+        self.owner = owner
+        self.sites = tuple(sites)
+        self.attends = isinstance(owner.module, nn.MultiheadAttention | ScaledDotProduct)
+        inputs = [site for site in sites if site.role is Role.INPUT]
+        self.inputs = tuple(inputs) if self.attends else ()
+        self.input = inputs[0] if inputs and not self.attends else None
+        self.output = self._one(Role.OUTPUT)
+        self.gradient = self._one(Role.GRAD_OUTPUT)
+        self.logits = tuple(
+            site for site in sites if site.role in (Role.ATTN_LOGITS, Role.ATTN_PROBS)
+        )
+
+    def _one(self, role: Role) -> Site | None:
+        return next((site for site in self.sites if site.role is role), None)
+
+
+def _numbered(site: Site, index: int) -> Site:
+    return replace(site, index=index) if index else site
+
+
+def _private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:
+    """The tensor of which an output is only another shape, such as that of an instance norm.
+
+    An activation that overwrites the output takes the hooks of a view away, and not of its base.
+    """
+    if torch.compiler.is_compiling() or not isinstance(module, _RESHAPING):
+        return None
+    base = tensor._base  # noqa: SLF001
+    if base is None or base.numel() != tensor.numel() or not base.requires_grad:
+        return None
+    return base if base.is_contiguous() and tensor.is_contiguous() else None
+
+
+def _weight(owner: Owner) -> nn.Parameter:
+    module = owner.module
+    weight: object = getattr(module, "weight", None)
+    if isinstance(module, nn.MultiheadAttention):
+        packed = owner.path.endswith("in_proj")
+        weight = module.in_proj_weight if packed else module.out_proj.weight
+    if not isinstance(weight, nn.Parameter):
+        raise InputError(
+            f"the weight of {owner.path!r} is no parameter any more; make a new capture."
+        )
+    return weight
+
+
+def _local(module: nn.Module, tensor: Tensor) -> Tensor:
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local.mT if stores_transposed(module) else local

@@ -1,0 +1,223 @@
+"""Reaches the tensors of calls inside modules: branches of fusions, operands of attention."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from qprobe.errors import InputError
+from qprobe.records.schema import Role
+from qprobe.sites.attention import Logits, Materialized, of_fused
+from qprobe.sites.calls import (
+    WHOLE,
+    Call,
+    Calls,
+    in_backward,
+    in_place,
+    is_compiled,
+    operation_of,
+)
+from qprobe.sites.site import Site
+from qprobe.sites.trace import Attention, Fusion, Trace
+
+
+class Target(Protocol):
+    """Who is told."""
+
+    def deliver(self, site: Site, tensor: Tensor) -> None:
+        """Take one tensor."""
+
+    def attend(self, sites: Iterable[Site], attended: Logits) -> None:
+        """Take logits and probabilities."""
+
+    def on_gradient(self, tensor: Tensor, hook: Any) -> None:
+        """Have ``hook`` called with a gradient."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What to do at one call."""
+
+    branches: list[tuple[int, Site]] = field(default_factory=list)
+    operands: list[tuple[int, bool, Site]] = field(default_factory=list)
+    attending: list[Site] = field(default_factory=list)
+
+
+class _Sum:
+    """Adds up the gradients with which a branch leaves the shared tensor, in several calls."""
+
+    def __init__(self, expected: int, hand_over: Callable[[Tensor], None]) -> None:
+        self._expected = expected
+        self._hand_over = hand_over
+        self._total: Tensor | None = None
+
+    def add(self, gradient: Tensor) -> None:
+        """One more; the last hands over the sum."""
+        self._expected -= 1
+        if self._expected == 0:
+            total = gradient if self._total is None else self._total + gradient
+            self._total = None
+            self._hand_over(total)
+        else:
+            self._total = gradient.clone() if self._total is None else self._total + gradient
+
+
+class Intercept(TorchFunctionMode):
+    """Watches the planned calls, known by module, operation and number in the pass.
+
+    An alias is put in the place of each argument whose gradient is wanted: directly before the call
+    that takes it, so that autograd adds gradients in the order in which it did without.
+    """
+
+    def __init__(
+        self, model: nn.Module, sites: Iterable[Site], trace: Trace, target: Target
+    ) -> None:
+        super().__init__()
+        self._calls = Calls(model, self)
+        self._target = target
+        self._plans: dict[Call, _Plan] = {}
+        self._sums: dict[Site, _Sum] = {}
+        self._expected: dict[Site, int] = {}
+        found: dict[str, Fusion | Attention] = {str(one.call): one for one in trace.fusions}
+        found |= {str(one.product): one for one in trace.attentions}
+        for site in sites:
+            node = found[site.path]
+            if isinstance(node, Fusion):
+                self._plan_branch(site, node)
+            else:
+                self._plan_attention(site, node)
+        self._operations = {call.operation for call in self._plans}
+        _refuse_compiled(model, next(iter(self._plans)))
+
+    def __enter__(self) -> Self:
+        self._calls.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._calls.__exit__(*error)
+
+    def entered(
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Called at each module: the start of a pass, or a branch that begins there."""
+        if not call.path and not in_backward():
+            self._sums.clear()
+        plan = self._plans.get(call)
+        if plan is None or in_backward():  # what is computed again was seen
+            return None
+        leaves, structure = tree_flatten((args, kwargs))
+        self._alias(call, plan, leaves)
+        replaced: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(leaves, structure)
+        return replaced
+
+    def left(self, call: Call, output: object) -> None:
+        """Nothing to do."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operation = operation_of(func)
+        if operation not in self._operations:
+            return func(*args, **kwargs)
+        call = self._calls.count(operation)
+        plan = self._plans.get(call)
+        if plan is None or in_backward():  # what is computed again was seen
+            return func(*args, **kwargs)
+        self._look(plan, args, kwargs)
+        self._attend(call, plan, (args, kwargs))
+        if not plan.branches:
+            return func(*args, **kwargs)
+        leaves, structure = tree_flatten((args, kwargs))
+        late = self._alias(call, plan, leaves, overwrites=in_place(func, kwargs))
+        args, kwargs = tree_unflatten(leaves, structure)
+        output = func(*args, **kwargs)
+        if late is not None and output.requires_grad:
+            self._target.on_gradient(output, late)
+        return output
+
+    def _alias(
+        self, call: Call, plan: _Plan, leaves: list[Any], *, overwrites: bool = False
+    ) -> Callable[[Tensor], None] | None:
+        """Put aliases where gradients are wanted; what must be hooked to the result instead.
+
+        The last comes first: autograd visits aliases in the reverse of their order.
+        """
+        late = None
+        for position, site in sorted(plan.branches, key=lambda one: one[0], reverse=True):
+            tensor = leaves[position]
+            if not (torch.is_grad_enabled() and tensor.requires_grad):
+                continue
+            total = self._sums.get(site)
+            if total is None:
+                total = _Sum(self._expected[site], partial(self._target.deliver, site))
+                self._sums[site] = total
+            if overwrites and position == 0:
+                # A view that is overwritten loses its hooks, the tensor itself does not. A sum that
+                # is written into it is not what it was, but has its gradient.
+                if call.operation == "add":
+                    late = total.add
+                else:
+                    self._target.on_gradient(tensor, total.add)
+                continue
+            alias = tensor.view_as(tensor)
+            leaves[position] = alias
+            if call.operation in WHOLE:  # it may ask whether query, key and value are one tensor
+                leaves[:] = [alias if leaf is tensor else leaf for leaf in leaves]
+            self._target.on_gradient(alias, total.add)
+        return late
+
+    def _plan_branch(self, site: Site, fusion: Fusion) -> None:
+        branch = fusion.branches[site.index]
+        exits = branch.exits or ((fusion.call, branch.position),)
+        self._expected[site] = len(exits)
+        for call, position in exits:
+            self._at(call).branches.append((position, site))
+
+    def _plan_attention(self, site: Site, attention: Attention) -> None:
+        product, softmax, mix = attention.product, attention.softmax, attention.mix
+        if site.role is not Role.INPUT:
+            self._at(softmax or product).attending.append(site)
+        elif mix is None or site.index < 2:
+            self._at(product).operands.append(
+                (site.index, mix is not None and site.index == 1, site)
+            )
+        else:
+            self._at(mix).operands.append((attention.value, False, site))
+
+    def _at(self, call: Call) -> _Plan:
+        return self._plans.setdefault(call, _Plan())
+
+    def _look(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the call: operands of attention, and what its logits are made of."""
+        leaves = tree_leaves((args, kwargs))
+        for position, transposed, site in plan.operands:
+            # Keys are the transposed operand of a plain product.
+            tensor = leaves[position]
+            self._target.deliver(site, tensor.mT if transposed else tensor)
+
+    def _attend(self, call: Call, plan: _Plan, given: tuple[Any, ...]) -> None:
+        if not plan.attending:
+            return
+        args, kwargs = given
+        if call.operation == "softmax":
+            logits = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+            self._target.attend(plan.attending, Materialized(logits))
+        else:
+            self._target.attend(plan.attending, of_fused(args, kwargs))
+
+
+def _refuse_compiled(model: nn.Module, call: Call) -> None:
+    for path, module in model.named_modules():
+        if is_compiled(module):
+            raise InputError(
+                f"the call {str(call)!r} cannot be seen, since {path or 'the model'!r} is compiled;"
+                " put a qprobe.sites.Tap at the tensor, or watch the model before it is compiled."
+            )
