@@ -30,7 +30,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
-test-slow: setup
+$(STAMP)-zoo: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,zoo]'
+	@touch $@
+
+test-slow: $(STAMP)-zoo
 	$(BIN)/python -m pytest -m "slow or gpu" $(ARGS)
 
 check: setup
