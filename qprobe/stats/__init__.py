@@ -1,0 +1,1 @@
+"""What a number means: pure functions and pure mergeable states."""
