@@ -62,7 +62,7 @@ class Observation(ctypes.Structure):
         ("fields", _size),
         ("stride", _size),
         ("offset", _size),
-        ("absmax", ctypes.c_double),
+        ("reference", _address),
         ("channels", _address),
         ("tokens", _address),
         ("nonfinite", _address),

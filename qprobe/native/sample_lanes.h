@@ -5,6 +5,17 @@
 
 #define WIDTH 16 /* sums kept side by side */
 
+/* Bits of the largest finite magnitude of n elements. */
+TARGET static void NAME(largest)(const void *x, int64_t type, int64_t n, uint32_t *top) {
+  uint32_t found = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const uint32_t a = type == F32 ? ((const uint32_t *)x)[i] & 0x7FFFFFFFu
+                                   : (uint32_t)(((const uint16_t *)x)[i] & 0x7FFFu) << 16;
+    found = max_u32(found, a < NONFINITE ? a : 0);
+  }
+  *top = found;
+}
+
 TARGET static void NAME(count_magnitudes)(pass *p, const float *restrict x, int64_t n) {
   uint32_t *restrict e = p->exponents;
   const uint32_t *bits = (const uint32_t *)x;

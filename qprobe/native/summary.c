@@ -25,13 +25,15 @@ enum { SQUARE = 512, LARGEST = 256, KURTOSIS = 64, MAGNITUDES = 64 };
 enum { SQUARE_FIRST = -80, LARGEST_FIRST = -40, KURTOSIS_FIRST = 0, MAGNITUDE_FIRST = -40 };
 enum { BIAS = 127, BLOCK = 16, WIDEST = 16, NONFINITE = 0x7F800000 };
 /* Elements of a tile, and how many tokens it holds at least and at most. */
-enum { TILE = 65536, FEWEST = 8, MOST = 128, NARROWEST = 64, BROADEST = 1024 };
+enum { TILE = 98304, FEWEST = 8, MOST = 256, NARROWEST = 64, BROADEST = 1024 };
+/* Columns gone through together: their sums stay in the nearest cache. */
+enum { PANEL = 768 };
 
 typedef struct {
   const void *x;
   int64_t type, outer, length, inner;
   int64_t fields, stride, offset; /* tokens offset, offset + stride, ... are sampled */
-  double absmax;                  /* what NVFP4 scales the tensor by */
+  double *reference;              /* what NVFP4 scales the tensor by: the largest magnitude so far */
   double *channels;               /* [6, length]: n, mean, M2, M3, M4, absmax */
   int64_t *tokens;                /* mean square, largest, kurtosis; tokens left out */
   int64_t *nonfinite;             /* NaN and infinite elements of the whole tensor */
@@ -83,9 +85,15 @@ INLINE int32_t quarter_octave(uint32_t bits, int32_t first, int32_t count, int32
   return bin < 0 ? 0 : bin < count ? bin : count - 1;
 }
 
-/* The power of two that brings a magnitude into [1, 2), where there is one. */
+/* The power of two that brings a magnitude into [1, 2), or, if that is not possible, near it. */
 INLINE float lift_of(uint32_t magnitude_bits) {
   return from_bits((254u - min_u32(magnitude_bits >> 23, 253u)) << 23);
+}
+
+/* The same, but 1 where fourth powers need no help. */
+INLINE float scale_of(uint32_t magnitude_bits) {
+  const int32_t exponent = (int32_t)(magnitude_bits >> 23) - BIAS;
+  return exponent >= -10 && exponent <= 20 ? 1.0f : lift_of(magnitude_bits);
 }
 
 /* Merge the moments of `m` elements into channel c (Pébay 2008, equations 3.1). */
@@ -104,7 +112,7 @@ INLINE void merge(double *restrict channel, int64_t c, int64_t length, const dou
 #define NAME(f) JOIN(f, portable)
 #define TARGET
 #define LANES 4
-#define STRIP 2
+#define ROWS 2
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define LARGER(a, b) (((a) & ((a) > (b))) | ((b) & ~((a) > (b))))
 #include "summary_lanes.h"
@@ -113,7 +121,7 @@ INLINE void merge(double *restrict channel, int64_t c, int64_t length, const dou
 #undef NAME
 #undef TARGET
 #undef LANES
-#undef STRIP
+#undef ROWS
 #undef FMA
 #undef LARGER
 
@@ -121,7 +129,7 @@ INLINE void merge(double *restrict channel, int64_t c, int64_t length, const dou
 #define NAME(f) JOIN(f, avx2)
 #define TARGET __attribute__((target("avx2,fma")))
 #define LANES 8
-#define STRIP 2
+#define ROWS 2
 #define FMA(a, b, c) ((NAME(floats))_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define LARGER(a, b) ((NAME(ints))_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
 #include "summary_lanes.h"
@@ -130,13 +138,13 @@ INLINE void merge(double *restrict channel, int64_t c, int64_t length, const dou
 #undef NAME
 #undef TARGET
 #undef LANES
-#undef STRIP
+#undef ROWS
 #undef FMA
 #undef LARGER
 #define NAME(f) JOIN(f, avx512)
 #define TARGET __attribute__((target(AVX512_FEATURES ",fma")))
 #define LANES 16
-#define STRIP 4
+#define ROWS 4
 #define FMA(a, b, c) ((NAME(floats))_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define LARGER(a, b) ((NAME(ints))_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 #include "summary_lanes.h"
@@ -185,11 +193,24 @@ static void count_exponents(const pass *p) {
   }
 }
 
+/* A tensor of which nothing was seen before is read once more, for its largest finite magnitude. */
+static void find_reference(observation *o) {
+  uint32_t top = 0;
+  if (*o->reference > 0.0 || !(o->fields & NVFP4)) return;
+  CALL(largest, o->x, o->type, o->outer * o->length * o->inner, &top);
+  *o->reference = from_bits(top);
+}
+
 EXPORT void qprobe_summarise(observation *o) {
   pass p = {.o = o, .tokens_are_rows = o->inner == 1};
   lay_out(&p, o->scratch, o->length, o->inner);
-  p.tensor = tensor_scale_of((float)o->absmax);
+  find_reference(o);
+  p.tensor = tensor_scale_of((float)*o->reference);
   memset(p.exponents, 0, 4 * 256 * sizeof(uint32_t));
   CALL(summarise, &p);
   count_exponents(&p);
+  for (int64_t c = 0; c < o->length; c++) {
+    const double largest = o->channels[5 * o->length + c];
+    if (*o->reference < largest) *o->reference = largest;
+  }
 }

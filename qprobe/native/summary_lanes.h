@@ -1,9 +1,9 @@
 /* The two passes over a tile, in vectors of LANES floats.
  *
- * summary.c includes this file once per instruction set. Sums of columns live in registers while a strip
- * of STRIP vectors goes down the rows; sums of rows live in memory, one vector a row, and their lanes
- * are added up at the end. Where the columns are no multiple of LANES the last vector overlaps the one
- * before it: columns are computed twice with one result, and a mask keeps the overlap out of the rows.
+ * summary.c includes this file once per instruction set. A pass takes ROWS rows at a time, over a panel
+ * of columns whose sums stay in the nearest cache; sums of the rows live in registers until the
+ * panel ends, and their lanes are added up after the pass. Where the columns are no multiple of LANES
+ * the last vector overlaps the one before it, and a mask keeps the overlap from counting twice.
  */
 
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -19,13 +19,12 @@ typedef uint32_t NAME(words) __attribute__((vector_size(4 * LANES), aligned(4), 
 #define MAGNITUDE(v) ((INTS)(v) & 0x7FFFFFFF)
 #define KEEP(v, mask) ((FLOATS)((INTS)(v) & (mask)))
 
-/* What a strip is: which columns, which lanes count for the rows, and whether channels are rows. */
+/* Where a pass reads: the tile where it comes from, of type `type`, rows `pitch` elements apart. */
 typedef struct {
-  const void *from; /* the tile where it comes from, of type `type` and row length `pitch` */
-  int64_t pitch, at;
-  int type, copy, channels_are_rows, masked;
-  INTS mask;
-} NAME(strip);
+  const void *from;
+  int64_t pitch;
+  int type, copy, channels_are_rows, unit;
+} NAME(source);
 
 TARGET INLINE FLOATS NAME(fetch)(const void *from, int type, int64_t at) {
   if (type == F32) return AT((const float *)from + at);
@@ -33,134 +32,171 @@ TARGET INLINE FLOATS NAME(fetch)(const void *from, int type, int64_t at) {
   return (FLOATS)(__builtin_convertvector(half, NAME(words)) << 16);
 }
 
-/* Sums, of distances from the pivot for channels, and largest magnitudes. */
-TARGET INLINE void NAME(first_strip)(tile *t, const NAME(strip) s, const int vectors) {
-  FLOATS pivot[STRIP], sum[STRIP];
-  INTS top[STRIP];
-  for (int k = 0; k < vectors; k++) {
-    pivot[k] = NAME(fetch)(s.from, s.type, s.at + k * LANES);
-    if (!s.channels_are_rows) AT(t->across.pivot + s.at + k * LANES) = pivot[k];
-    sum[k] = (FLOATS){0};
-    top[k] = (INTS){0};
-  }
-  for (int64_t r = 0; r < t->rows; r++) {
-    FLOATS row = AT(t->down.lanes[0] + r * LANES);
-    INTS row_top = INTS_AT(t->down.lanes[1] + r * LANES);
-    for (int k = 0; k < vectors; k++) {
-      const FLOATS v = NAME(fetch)(s.from, s.type, r * s.pitch + s.at + k * LANES);
-      if (s.copy) AT((float *)t->x + r * t->stride + s.at + k * LANES) = v;
-      FLOATS across = v, down = v;
-      if (s.channels_are_rows) across -= t->down.pivot[r];
-      else down -= pivot[k];
-      INTS a = MAGNITUDE(v);
-      top[k] = LARGER(top[k], a);
-      if (s.masked) {
-        across = KEEP(across, s.mask);
-        a &= s.mask;
-      }
-      sum[k] += down;
-      row += across;
-      row_top = LARGER(row_top, a);
-    }
-    AT(t->down.lanes[0] + r * LANES) = row;
-    INTS_AT(t->down.lanes[1] + r * LANES) = row_top;
-  }
-  for (int k = 0; k < vectors; k++) {
-    AT(t->across.sum + s.at + k * LANES) = sum[k];
-    INTS_AT(t->across.largest + s.at + k * LANES) = top[k];
-  }
-}
-
-/* Powers of the scaled distance from the centre: second and fourth, and third for channels. */
-TARGET INLINE void NAME(second_strip)(tile *t, const NAME(strip) s, const int vectors) {
-  FLOATS centre[STRIP], second[STRIP], third[STRIP], fourth[STRIP];
-  const FLOATS scale = SPREAD(t->scale);
-  for (int k = 0; k < vectors; k++) {
-    centre[k] = AT(t->across.centre + s.at + k * LANES);
-    second[k] = third[k] = fourth[k] = (FLOATS){0};
-  }
-  for (int64_t r = 0; r < t->rows; r++) {
-    const FLOATS row_centre = SPREAD(t->down.centre[r]);
-    FLOATS row2 = AT(t->down.lanes[2] + r * LANES), row4 = AT(t->down.lanes[4] + r * LANES);
-    FLOATS row3 = {0};
-    if (s.channels_are_rows) row3 = AT(t->down.lanes[3] + r * LANES);
-    for (int k = 0; k < vectors; k++) {
-      const FLOATS v = AT(t->x + r * t->stride + s.at + k * LANES);
-      const FLOATS d = FMA(v, scale, centre[k]), d2 = d * d;
-      second[k] += d2;
-      if (!s.channels_are_rows) third[k] = FMA(d2, d, third[k]);
-      fourth[k] = FMA(d2, d2, fourth[k]);
-      FLOATS e = FMA(v, scale, row_centre);
-      if (s.masked) e = KEEP(e, s.mask);
-      const FLOATS e2 = e * e;
-      row2 += e2;
-      if (s.channels_are_rows) row3 = FMA(e2, e, row3);
-      row4 = FMA(e2, e2, row4);
-    }
-    AT(t->down.lanes[2] + r * LANES) = row2;
-    if (s.channels_are_rows) AT(t->down.lanes[3] + r * LANES) = row3;
-    AT(t->down.lanes[4] + r * LANES) = row4;
-  }
-  for (int k = 0; k < vectors; k++) {
-    AT(t->across.second + s.at + k * LANES) = second[k];
-    if (!s.channels_are_rows) AT(t->across.third + s.at + k * LANES) = third[k];
-    AT(t->across.fourth + s.at + k * LANES) = fourth[k];
-  }
-}
-
 /* Lanes from `skip` on, below `stop`. */
-TARGET static INTS NAME(lanes)(int64_t skip, int64_t stop) {
+TARGET INLINE INTS NAME(lanes)(int64_t skip, int64_t stop) {
   INTS mask;
   for (int k = 0; k < LANES; k++) mask[k] = k >= skip && k < stop ? -1 : 0;
   return mask;
 }
 
-/* Go over all columns: strips, single vectors, and one vector that overlaps. */
-#define ALL_STRIPS(f, t, s)                                                          \
-  do {                                                                               \
-    s.masked = 0;                                                                    \
-    for (s.at = 0; s.at + STRIP * LANES <= t->columns; s.at += STRIP * LANES) f(t, s, STRIP); \
-    for (; s.at + LANES <= t->columns; s.at += LANES) f(t, s, 1);                    \
-    if (s.at < t->columns) {                                                         \
-      const int64_t start = t->columns < LANES ? 0 : t->columns - LANES;             \
-      s.mask = NAME(lanes)(s.at - start, t->columns - start);                        \
-      s.masked = 1;                                                                  \
-      s.at = start;                                                                  \
-      f(t, s, 1);                                                                    \
-    }                                                                                \
+/* `body(column, masked)` for each vector of the columns first..stop. */
+#define EACH_VECTOR(t, first, stop, body)                                    \
+  do {                                                                       \
+    int64_t c = first;                                                       \
+    INTS mask = {0};                                                         \
+    for (; c + LANES <= stop; c += LANES) body(0);                           \
+    if (c < stop) {                                                          \
+      const int64_t start = stop < LANES ? 0 : stop - LANES;                 \
+      mask = NAME(lanes)(c - start, stop - start);                           \
+      c = start;                                                             \
+      body(1);                                                               \
+    }                                                                        \
   } while (0)
 
-/* Each pass with what is the same for all of its strips known to the compiler. */
-#define FIRST(type_, copy_, rows_)                                      \
-  do {                                                                  \
-    NAME(strip) s = {from, pitch, 0, type_, copy_, rows_, 0, {0}};      \
-    ALL_STRIPS(NAME(first_strip), t, s);                                \
+/* Sums, of distances from the pivot for channels, and largest magnitudes: `rows` rows from `r` on. */
+TARGET INLINE void NAME(first_rows)(tile *t, const NAME(source) s, int64_t r, int64_t first, int64_t stop,
+                                    const int rows) {
+  FLOATS sum[ROWS];
+  INTS top[ROWS];
+  for (int k = 0; k < rows; k++) {
+    sum[k] = AT(t->down.lanes[0] + (r + k) * LANES);
+    top[k] = INTS_AT(t->down.lanes[1] + (r + k) * LANES);
+  }
+#define FIRST_VECTOR(masked)                                                           \
+  do {                                                                                 \
+    FLOATS column = AT(t->across.sum + c), pivot = {0};                                \
+    INTS column_top = INTS_AT(t->across.largest + c);                                  \
+    if (!s.channels_are_rows) pivot = AT(t->across.pivot + c);                         \
+    for (int k = 0; k < rows; k++) {                                                   \
+      const FLOATS v = NAME(fetch)(s.from, s.type, (r + k) * s.pitch + c);             \
+      if (s.copy) AT((float *)t->x + (r + k) * t->stride + c) = v;                     \
+      FLOATS across = v, down = v;                                                     \
+      if (s.channels_are_rows) across -= t->down.pivot[r + k];                         \
+      else down -= pivot;                                                              \
+      INTS a = MAGNITUDE(v);                                                           \
+      if (masked) across = KEEP(across, mask), down = KEEP(down, mask), a &= mask;     \
+      column += down;                                                                  \
+      sum[k] += across;                                                                \
+      column_top = LARGER(column_top, a);                                              \
+      top[k] = LARGER(top[k], a);                                                      \
+    }                                                                                  \
+    AT(t->across.sum + c) = column;                                                    \
+    INTS_AT(t->across.largest + c) = column_top;                                       \
   } while (0)
-
-TARGET static void NAME(first_pass)(tile *t, const void *from, int64_t pitch, int type, int rows) {
-  const int copy = from != (const void *)t->x;
-  for (int k = 0; k < 5; k++)
-    if (k != 3 || rows) memset(t->down.lanes[k], 0, (size_t)(t->rows * LANES) * sizeof(float));
-  if (type == BF16) {
-    if (rows) FIRST(BF16, 1, 1);
-    else FIRST(BF16, 1, 0);
-  } else if (rows) {
-    if (copy) FIRST(F32, 1, 1);
-    else FIRST(F32, 0, 1);
-  } else {
-    if (copy) FIRST(F32, 1, 0);
-    else FIRST(F32, 0, 0);
+  EACH_VECTOR(t, first, stop, FIRST_VECTOR);
+#undef FIRST_VECTOR
+  for (int k = 0; k < rows; k++) {
+    AT(t->down.lanes[0] + (r + k) * LANES) = sum[k];
+    INTS_AT(t->down.lanes[1] + (r + k) * LANES) = top[k];
   }
 }
 
-TARGET static void NAME(second_pass)(tile *t, int rows) {
-  NAME(strip) s = {0};
-  if (rows) {
-    s.channels_are_rows = 1;
-    ALL_STRIPS(NAME(second_strip), t, s);
-  } else {
-    ALL_STRIPS(NAME(second_strip), t, s);
+/* Powers of the scaled distance from the centre: second and fourth, and third for channels. `unit`
+ * says that the scale is 1. */
+TARGET INLINE void NAME(second_rows)(tile *t, const NAME(source) s, int64_t r, int64_t first, int64_t stop,
+                                     const int rows) {
+  const FLOATS scale = SPREAD(t->scale);
+  FLOATS centre[ROWS], second[ROWS], third[ROWS], fourth[ROWS];
+  for (int k = 0; k < rows; k++) {
+    centre[k] = SPREAD(t->down.centre[r + k]);
+    second[k] = AT(t->down.lanes[2] + (r + k) * LANES);
+    if (s.channels_are_rows) third[k] = AT(t->down.lanes[3] + (r + k) * LANES);
+    fourth[k] = AT(t->down.lanes[4] + (r + k) * LANES);
   }
+#define SECOND_VECTOR(masked)                                                          \
+  do {                                                                                 \
+    const FLOATS down = AT(t->across.centre + c);                                      \
+    FLOATS two = AT(t->across.second + c), four = AT(t->across.fourth + c), three = {0}; \
+    if (!s.channels_are_rows) three = AT(t->across.third + c);                         \
+    for (int k = 0; k < rows; k++) {                                                   \
+      const FLOATS v = AT(t->x + (r + k) * t->stride + c);                             \
+      FLOATS d = v + down, e = v + centre[k];                                          \
+      if (!s.unit) d = FMA(v, scale, down), e = FMA(v, scale, centre[k]);              \
+      if (masked) d = KEEP(d, mask), e = KEEP(e, mask);                                \
+      const FLOATS d2 = d * d, e2 = e * e;                                             \
+      two += d2;                                                                       \
+      if (!s.channels_are_rows) three = FMA(d2, d, three);                             \
+      four = FMA(d2, d2, four);                                                        \
+      second[k] += e2;                                                                 \
+      if (s.channels_are_rows) third[k] = FMA(e2, e, third[k]);                        \
+      fourth[k] = FMA(e2, e2, fourth[k]);                                              \
+    }                                                                                  \
+    AT(t->across.second + c) = two;                                                    \
+    if (!s.channels_are_rows) AT(t->across.third + c) = three;                         \
+    AT(t->across.fourth + c) = four;                                                   \
+  } while (0)
+  EACH_VECTOR(t, first, stop, SECOND_VECTOR);
+#undef SECOND_VECTOR
+  for (int k = 0; k < rows; k++) {
+    AT(t->down.lanes[2] + (r + k) * LANES) = second[k];
+    if (s.channels_are_rows) AT(t->down.lanes[3] + (r + k) * LANES) = third[k];
+    AT(t->down.lanes[4] + (r + k) * LANES) = fourth[k];
+  }
+}
+
+/* A pass in panels of columns and groups of rows. What is left of the columns behind the last panel is
+ * in it when it is less than a vector. */
+#define PASS(f, t, s)                                                                     \
+  do {                                                                                    \
+    for (int64_t first = 0, stop; first < t->columns; first = stop) {                     \
+      stop = t->columns - first < PANEL + LANES ? t->columns : first + PANEL;             \
+      int64_t r = 0;                                                                      \
+      for (; r + ROWS <= t->rows; r += ROWS) f(t, s, r, first, stop, ROWS);               \
+      for (; r < t->rows; r++) f(t, s, r, first, stop, 1);                                \
+    }                                                                                     \
+  } while (0)
+
+/* One function for each case, with all that is the same for its elements known to the compiler. */
+#define FIRST_PASS(name, type, copy, rows)                                                \
+  TARGET static void NAME(name)(tile *t, const void *from, int64_t pitch) {               \
+    const NAME(source) s = {from, pitch, type, copy, rows, 0};                            \
+    PASS(NAME(first_rows), t, s);                                                         \
+  }
+FIRST_PASS(first_tokens, F32, 0, 0)
+FIRST_PASS(first_tokens_bf16, BF16, 1, 0)
+FIRST_PASS(first_image, F32, 1, 1)
+FIRST_PASS(first_image_bf16, BF16, 1, 1)
+FIRST_PASS(first_narrow_image, F32, 0, 1)
+#undef FIRST_PASS
+
+#define SECOND_PASS(name, rows, unit)                                                     \
+  TARGET static void NAME(name)(tile *t) {                                                \
+    const NAME(source) s = {0, 0, F32, 0, rows, unit};                                    \
+    PASS(NAME(second_rows), t, s);                                                        \
+  }
+SECOND_PASS(second_tokens, 0, 1)
+SECOND_PASS(second_tokens_scaled, 0, 0)
+SECOND_PASS(second_image, 1, 1)
+SECOND_PASS(second_image_scaled, 1, 0)
+#undef SECOND_PASS
+
+TARGET static void NAME(clear)(tile *t, float *across, float *lanes) {
+  memset(across, 0, (size_t)at_least(t->columns, LANES) * sizeof(float));
+  memset(lanes, 0, (size_t)(t->rows * LANES) * sizeof(float));
+}
+
+/* `rows` says that channels are rows; values are copied to the tile unless it is read where it lies. */
+TARGET static void NAME(first_pass)(tile *t, const void *from, int64_t pitch, int type, int rows) {
+  NAME(clear)(t, t->across.sum, t->down.lanes[0]);
+  NAME(clear)(t, t->across.largest, t->down.lanes[1]);
+  if (!rows)
+    for (int64_t c = 0; c < t->columns; c++)
+      t->across.pivot[c] = type == F32 ? ((const float *)from)[c] : widen(((const uint16_t *)from)[c]);
+  if (type == BF16 && rows) NAME(first_image_bf16)(t, from, pitch);
+  else if (type == BF16) NAME(first_tokens_bf16)(t, from, pitch);
+  else if (!rows) NAME(first_tokens)(t, from, pitch);
+  else if (from == (const void *)t->x) NAME(first_narrow_image)(t, from, pitch);
+  else NAME(first_image)(t, from, pitch);
+}
+
+TARGET static void NAME(second_pass)(tile *t, int rows) {
+  NAME(clear)(t, t->across.second, t->down.lanes[2]);
+  NAME(clear)(t, t->across.third, t->down.lanes[3]);
+  NAME(clear)(t, t->across.fourth, t->down.lanes[4]);
+  if (rows && t->scale == 1.0f) NAME(second_image)(t);
+  else if (rows) NAME(second_image_scaled)(t);
+  else if (t->scale == 1.0f) NAME(second_tokens)(t);
+  else NAME(second_tokens_scaled)(t);
 }
 
 /* Lanes to rows by adding neighbours; `lanes` is overwritten. */
@@ -177,8 +213,8 @@ TARGET static void NAME(largest_lane)(float *lanes, float *restrict out, int64_t
   for (int64_t i = 0; i < rows; i++) top[i] = max_u32(bits[2 * i], bits[2 * i + 1]);
 }
 
-#undef FIRST
-#undef ALL_STRIPS
+#undef PASS
+#undef EACH_VECTOR
 #undef FLOATS
 #undef INTS
 #undef AT

@@ -1,12 +1,12 @@
 /* From a tile's sums to channels and tokens. summary.c includes this file once per instruction set.
  *
- * float32 holds the fourth power of what lies within 2^-30 of a tile's largest magnitude. A channel or
- * token that is smaller than that, and any that has NaN or infinite elements, is done again by itself
+ * float32 holds the fourth power of what is at least 2^-30 after scaling. A channel or token that is
+ * smaller than that, and any that has NaN or infinite elements, is done again by itself
  * in float64, without those elements; a tile with such elements is done again as a whole.
  */
 
-#define TINY 0x1p-30f  /* magnitude, relative to the tile's largest */
-#define FLAT 0x1p-56f  /* variance, relative to its square */
+#define TINY 0x1p-30f  /* magnitude, scaled */
+#define FLAT 0x1p-56f  /* variance, scaled */
 
 typedef struct {
   int64_t n, nan, infinite;
@@ -223,7 +223,7 @@ TARGET static void NAME(one_tile)(pass *p, const void *from, int64_t pitch) {
   if (top >= NONFINITE) {
     NAME(exact_tile)(p, channels, tokens);
   } else {
-    t->scale = top ? lift_of(top) : 1.0f;
+    t->scale = top ? scale_of(top) : 1.0f;
     NAME(centre_channels)(t, channels, tokens->count);
     NAME(centre_tokens)(t, tokens, channels->count);
     NAME(second_pass)(t, rows);

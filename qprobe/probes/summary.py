@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qprobe.errors import InputError
-from qprobe.native import Sampled
+from qprobe.native import Observation, Sampled
 from qprobe.probes import summary_eager, summary_native
 from qprobe.probes.summary_fields import KURTOSIS, LARGEST, MEAN_SQUARE, Fields, Sample, words
 from qprobe.quant.fold import fold
@@ -61,6 +61,15 @@ class TokenSample:
         return Sample(stride, self.draw % stride)
 
 
+def _dense(x: Tensor, axis: int) -> Tensor:
+    """``[outer, channels, inner]`` float32 or bfloat16, in the order of memory where it is dense."""
+    if x.dtype == torch.float16:
+        x = x.float()
+    if axis in (-1, x.dim() - 1) and x.is_contiguous():
+        return x.view(-1, x.shape[-1], 1)
+    return fold(x, axis).x
+
+
 class Summary:
     """A mergeable state: what is known of one tensor from all observations of it.
 
@@ -81,6 +90,10 @@ class Summary:
         #: All of the state, in one piece for one copy or one collective; counts are int64 bits.
         self.buffer = buffer
         self.fields = Fields.of(buffer, channels)
+        self._bound: Observation | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Summary.unpack, (self.buffer, self.channels)
 
     @classmethod
     def unpack(cls, buffer: Tensor, channels: int) -> Self:
@@ -94,7 +107,6 @@ class Summary:
         made._bind(buffer, channels)
         return made
 
-    @torch.no_grad()
     def observe(
         self,
         x: Tensor,
@@ -112,17 +124,16 @@ class Summary:
         self._check(x, axis)
         if not x.numel():
             return
-        x = x.detach()
-        folded = fold(x.float() if x.dtype == torch.float16 else x, axis).x
-        outer, length, inner = folded.shape
-        if measure & Sampled.NVFP4:
-            self._find_reference(folded)
+        dense = _dense(x.detach(), axis)
+        tokens = dense.shape[0] * dense.shape[2]
         examples = x.shape[0] if x.dim() > 2 and axis % x.dim() else 1
-        chosen = (sample or TokenSample()).of(outer * inner, outer * inner // examples)
-        native = summary_native.usable(folded)
-        read = summary_native.read if native else summary_eager.read
-        read(self.fields, folded, measure, chosen)
-        self.fields.reference[0] = self.fields.channels[5].amax().maximum(self.fields.reference[0])
+        chosen = (sample or TokenSample()).of(tokens, tokens // examples)
+        if summary_native.usable(dense):
+            if self._bound is None:
+                self._bound = summary_native.bind(self.fields)
+            summary_native.read(self._bound, dense, measure, chosen)
+        else:
+            summary_eager.read(self.fields, dense, measure, chosen)
 
     def _check(self, x: Tensor, axis: int) -> None:
         if x.dtype not in _DTYPES:
@@ -141,16 +152,6 @@ class Summary:
                 f"the tensor is on {x.device}, its summary on {self.buffer.device}; make the "
                 "summary where the tensor is."
             )
-
-    def _find_reference(self, x: Tensor) -> None:
-        """Where nothing was seen before, the largest finite magnitude of this tensor."""
-        known = self.fields.reference
-        if x.device.type == "cpu" and known.item() > 0:
-            return
-        largest = torch.maximum(x.amax(), -x.amin()).double()
-        if x.device.type != "cpu" or not bool(largest.isfinite()):
-            largest = torch.where(x.isfinite(), x, 0.0).abs().amax().double()
-        known[0] = torch.where(known[0] > 0, known[0], largest)
 
     def merge(self, other: "Summary") -> "Summary":
         """The summary of what both have seen; neither is changed."""

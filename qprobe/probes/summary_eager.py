@@ -53,6 +53,8 @@ class _Piece(NamedTuple):
 
 def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
     """Add dense ``[outer, channels, inner]`` float32 or bfloat16 to ``fields``."""
+    if Sampled.NVFP4 in sampled:
+        _find_reference(fields, x)
     pieces = [_piece(part, axis) for part, axis in _pieces(x)]
     parts = Moments.unpack(torch.stack([p.channels for p in pieces], 1))
     fields.channels.copy_(Moments.unpack(fields.channels).merge(parts.total(0)).pack())
@@ -60,6 +62,17 @@ def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
     _count_tokens(fields, _Tokens(*map(torch.cat, zip(*(p.tokens for p in pieces), strict=True))))
     if sampled:
         _sample(fields, _rows(x, sample), sampled)
+    largest = fields.channels[5].amax()
+    fields.reference[0] = torch.maximum(fields.reference[0], largest)
+
+
+def _find_reference(fields: Fields, x: Tensor) -> None:
+    """Where nothing was seen before, the largest finite magnitude of this tensor."""
+    known = fields.reference
+    if x.device.type == "cpu" and known.item() > 0:
+        return
+    largest = torch.where(x.isfinite(), x, 0.0).abs().amax().double()
+    known[0] = torch.where(known[0] > 0, known[0], largest)
 
 
 def _pieces(x: Tensor) -> Iterator[tuple[Tensor, int]]:

@@ -22,30 +22,27 @@ def usable(x: Tensor) -> bool:
     return native.kernels is not None and x.device.type == "cpu" and x.dtype in _TYPES
 
 
-def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
-    """Add dense ``[outer, channels, inner]`` float32 or bfloat16 to ``fields``, reading it once."""
-    kernels = native.require()
-    outer, length, inner = x.shape
-    kernels.summarise(
-        Observation(
-            x=x.data_ptr(),
-            type=_TYPES[x.dtype],
-            outer=outer,
-            length=length,
-            inner=inner,
-            fields=sampled,
-            stride=sample.stride,
-            offset=sample.offset,
-            absmax=fields.reference.item(),
-            channels=fields.channels.data_ptr(),
-            tokens=fields.tokens.data_ptr(),
-            nonfinite=fields.nonfinite.data_ptr(),
-            magnitudes=fields.magnitudes.data_ptr(),
-            counts=fields.counts.data_ptr(),
-            energy=fields.energy.data_ptr(),
-            scratch=_scratch(kernels.summary_scratch(length, inner)),
-        )
+def bind(fields: Fields) -> Observation:
+    """What the kernel is told of a summary, but for the tensor."""
+    return Observation(
+        reference=fields.reference.data_ptr(),
+        channels=fields.channels.data_ptr(),
+        tokens=fields.tokens.data_ptr(),
+        nonfinite=fields.nonfinite.data_ptr(),
+        magnitudes=fields.magnitudes.data_ptr(),
+        counts=fields.counts.data_ptr(),
+        energy=fields.energy.data_ptr(),
     )
+
+
+def read(to: Observation, x: Tensor, sampled: Sampled, sample: Sample) -> None:
+    """Add dense ``[outer, channels, inner]`` float32 or bfloat16, reading it once."""
+    kernels = native.require()
+    to.x, to.type = x.data_ptr(), _TYPES[x.dtype]
+    to.outer, to.length, to.inner = x.shape
+    to.fields, (to.stride, to.offset) = sampled, sample
+    to.scratch = _scratch(kernels.summary_scratch(to.length, to.inner))
+    kernels.summarise(to)
 
 
 def _scratch(floats: int) -> int:
