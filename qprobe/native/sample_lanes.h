@@ -3,8 +3,6 @@
  * that of kernels.c, so that counts are those of the PyTorch path.
  */
 
-#define WIDTH 16 /* sums kept side by side */
-
 /* Bits of the largest finite magnitude of n elements. */
 TARGET static void NAME(largest)(const void *x, int64_t type, int64_t n, uint32_t *top) {
   uint32_t found = 0;
@@ -77,11 +75,9 @@ TARGET static void NAME(nvfp4_error)(pass *p, const float *restrict x, int64_t b
       lost[k] += (q == 0.0f) & (a != 0);
       saturated[k] += from_bits(y) > SATURATED;
     }
-  for (int k = 0; k < WIDTH; k++) {
-    p->o->energy[1] += (double)error[k] / ((double)lift * lift);
-    p->o->counts[2] += lost[k];
-    p->o->counts[3] += saturated[k];
-  }
+  add_up(p, 1, error, lift);
+  p->o->counts[2] += total(lost);
+  p->o->counts[3] += total(saturated);
 }
 
 #undef SATURATED
@@ -102,10 +98,8 @@ TARGET static void NAME(int4_error)(pass *p, const float *restrict x, int64_t n,
       error[k] += d * d;
       lost[k] += (code == 0.0f) & (a != 0.0f);
     }
-  for (int k = 0; k < WIDTH; k++) {
-    p->o->energy[2] += (double)error[k] / ((double)lift * lift);
-    p->o->counts[4] += lost[k];
-  }
+  add_up(p, 2, error, lift);
+  p->o->counts[4] += total(lost);
 }
 
 TARGET static void NAME(signal)(pass *p, const float *restrict x, int64_t n, float lift) {
@@ -117,10 +111,8 @@ TARGET static void NAME(signal)(pass *p, const float *restrict x, int64_t n, flo
       energy[k] += a * a;
       there[k] += x[i + k] != 0.0f;
     }
-  for (int k = 0; k < WIDTH; k++) {
-    p->o->energy[0] += (double)energy[k] / ((double)lift * lift);
-    p->o->counts[1] += there[k];
-  }
+  add_up(p, 0, energy, lift);
+  p->o->counts[1] += total(there);
 }
 
 /* A token of the tile as a row that is padded with zeros to whole blocks. */
@@ -159,5 +151,3 @@ TARGET static void NAME(sample_tile)(pass *p, const side *tokens) {
        i += o->stride)
     NAME(sample)(p, i, to_bits(tokens->largest[i]));
 }
-
-#undef WIDTH

@@ -109,6 +109,23 @@ INLINE void merge(double *restrict channel, int64_t c, int64_t length, const dou
   *n = total;
 }
 
+/* Sums kept side by side while a sampled token is gone through. */
+enum { WIDTH = 16 };
+
+INLINE int32_t total(const int32_t *counts) {
+  int32_t sum = 0;
+  for (int k = 0; k < WIDTH; k++) sum += counts[k];
+  return sum;
+}
+
+/* Add a sum of squares that were taken of values times `lift`. */
+INLINE void add_up(const pass *p, int which, const float *squares, float lift) {
+  const double back = 1.0 / (double)lift;
+  float sum = 0.0f;
+  for (int k = 0; k < WIDTH; k++) sum += squares[k];
+  p->o->energy[which] += sum * back * back;
+}
+
 #define NAME(f) JOIN(f, portable)
 #define TARGET
 #define LANES 4

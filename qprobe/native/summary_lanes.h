@@ -40,38 +40,44 @@ TARGET INLINE INTS NAME(lanes)(int64_t skip, int64_t stop) {
 }
 
 /* `body(column, masked)` for each vector of the columns first..stop. */
-#define EACH_VECTOR(t, first, stop, body)                                    \
-  do {                                                                       \
-    int64_t c = first;                                                       \
-    INTS mask = {0};                                                         \
-    for (; c + LANES <= stop; c += LANES) body(0);                           \
-    if (c < stop) {                                                          \
-      const int64_t start = stop < LANES ? 0 : stop - LANES;                 \
-      mask = NAME(lanes)(c - start, stop - start);                           \
-      c = start;                                                             \
-      body(1);                                                               \
-    }                                                                        \
+#define EACH_VECTOR(t, first, stop, body)                                              \
+  do {                                                                                 \
+    int64_t c = first;                                                                 \
+    INTS mask = {0};                                                                   \
+    for (; c + LANES <= stop; c += LANES) body(0);                                     \
+    if (c < stop) {                                                                    \
+      const int64_t start = stop < LANES ? 0 : stop - LANES;                           \
+      mask = NAME(lanes)(c - start, stop - start);                                     \
+      c = start;                                                                       \
+      body(1);                                                                         \
+    }                                                                                  \
   } while (0)
 
 /* Sums, of distances from the pivot for channels, and largest magnitudes: `rows` rows from `r` on. */
 TARGET INLINE void NAME(first_rows)(tile *t, const NAME(source) s, int64_t r, int64_t first, int64_t stop,
                                     const int rows) {
-  FLOATS sum[ROWS];
+  float *const sums = t->across.sum, *const tops = t->across.largest, *const pivots = t->across.pivot;
+  const char *from[ROWS];
+  float *to[ROWS];
+  FLOATS sum[ROWS], row_pivot[ROWS];
   INTS top[ROWS];
   for (int k = 0; k < rows; k++) {
+    from[k] = (const char *)s.from + (r + k) * s.pitch * (s.type == F32 ? 4 : 2);
+    to[k] = (float *)t->x + (r + k) * t->stride;
+    if (s.channels_are_rows) row_pivot[k] = SPREAD(t->down.pivot[r + k]);
     sum[k] = AT(t->down.lanes[0] + (r + k) * LANES);
     top[k] = INTS_AT(t->down.lanes[1] + (r + k) * LANES);
   }
 #define FIRST_VECTOR(masked)                                                           \
   do {                                                                                 \
-    FLOATS column = AT(t->across.sum + c), pivot = {0};                                \
-    INTS column_top = INTS_AT(t->across.largest + c);                                  \
-    if (!s.channels_are_rows) pivot = AT(t->across.pivot + c);                         \
+    FLOATS column = AT(sums + c), pivot = {0};                                         \
+    INTS column_top = INTS_AT(tops + c);                                               \
+    if (!s.channels_are_rows) pivot = AT(pivots + c);                                  \
     for (int k = 0; k < rows; k++) {                                                   \
-      const FLOATS v = NAME(fetch)(s.from, s.type, (r + k) * s.pitch + c);             \
-      if (s.copy) AT((float *)t->x + (r + k) * t->stride + c) = v;                     \
+      const FLOATS v = NAME(fetch)(from[k], s.type, c);                                \
+      if (s.copy) AT(to[k] + c) = v;                                                   \
       FLOATS across = v, down = v;                                                     \
-      if (s.channels_are_rows) across -= t->down.pivot[r + k];                         \
+      if (s.channels_are_rows) across -= row_pivot[k];                                 \
       else down -= pivot;                                                              \
       INTS a = MAGNITUDE(v);                                                           \
       if (masked) across = KEEP(across, mask), down = KEEP(down, mask), a &= mask;     \
@@ -80,8 +86,8 @@ TARGET INLINE void NAME(first_rows)(tile *t, const NAME(source) s, int64_t r, in
       column_top = LARGER(column_top, a);                                              \
       top[k] = LARGER(top[k], a);                                                      \
     }                                                                                  \
-    AT(t->across.sum + c) = column;                                                    \
-    INTS_AT(t->across.largest + c) = column_top;                                       \
+    AT(sums + c) = column;                                                             \
+    INTS_AT(tops + c) = column_top;                                                    \
   } while (0)
   EACH_VECTOR(t, first, stop, FIRST_VECTOR);
 #undef FIRST_VECTOR
@@ -96,8 +102,13 @@ TARGET INLINE void NAME(first_rows)(tile *t, const NAME(source) s, int64_t r, in
 TARGET INLINE void NAME(second_rows)(tile *t, const NAME(source) s, int64_t r, int64_t first, int64_t stop,
                                      const int rows) {
   const FLOATS scale = SPREAD(t->scale);
+  const float *const centres = t->across.centre;
+  float *const seconds = t->across.second, *const thirds = t->across.third;
+  float *const fourths = t->across.fourth;
+  const float *x[ROWS];
   FLOATS centre[ROWS], second[ROWS], third[ROWS], fourth[ROWS];
   for (int k = 0; k < rows; k++) {
+    x[k] = t->x + (r + k) * t->stride;
     centre[k] = SPREAD(t->down.centre[r + k]);
     second[k] = AT(t->down.lanes[2] + (r + k) * LANES);
     if (s.channels_are_rows) third[k] = AT(t->down.lanes[3] + (r + k) * LANES);
@@ -105,11 +116,11 @@ TARGET INLINE void NAME(second_rows)(tile *t, const NAME(source) s, int64_t r, i
   }
 #define SECOND_VECTOR(masked)                                                          \
   do {                                                                                 \
-    const FLOATS down = AT(t->across.centre + c);                                      \
-    FLOATS two = AT(t->across.second + c), four = AT(t->across.fourth + c), three = {0}; \
-    if (!s.channels_are_rows) three = AT(t->across.third + c);                         \
+    const FLOATS down = AT(centres + c);                                               \
+    FLOATS two = AT(seconds + c), four = AT(fourths + c), three = {0};                 \
+    if (!s.channels_are_rows) three = AT(thirds + c);                                  \
     for (int k = 0; k < rows; k++) {                                                   \
-      const FLOATS v = AT(t->x + (r + k) * t->stride + c);                             \
+      const FLOATS v = AT(x[k] + c);                                                   \
       FLOATS d = v + down, e = v + centre[k];                                          \
       if (!s.unit) d = FMA(v, scale, down), e = FMA(v, scale, centre[k]);              \
       if (masked) d = KEEP(d, mask), e = KEEP(e, mask);                                \
@@ -121,9 +132,9 @@ TARGET INLINE void NAME(second_rows)(tile *t, const NAME(source) s, int64_t r, i
       if (s.channels_are_rows) third[k] = FMA(e2, e, third[k]);                        \
       fourth[k] = FMA(e2, e2, fourth[k]);                                              \
     }                                                                                  \
-    AT(t->across.second + c) = two;                                                    \
-    if (!s.channels_are_rows) AT(t->across.third + c) = three;                         \
-    AT(t->across.fourth + c) = four;                                                   \
+    AT(seconds + c) = two;                                                             \
+    if (!s.channels_are_rows) AT(thirds + c) = three;                                  \
+    AT(fourths + c) = four;                                                            \
   } while (0)
   EACH_VECTOR(t, first, stop, SECOND_VECTOR);
 #undef SECOND_VECTOR
@@ -136,21 +147,21 @@ TARGET INLINE void NAME(second_rows)(tile *t, const NAME(source) s, int64_t r, i
 
 /* A pass in panels of columns and groups of rows. What is left of the columns behind the last panel is
  * in it when it is less than a vector. */
-#define PASS(f, t, s)                                                                     \
-  do {                                                                                    \
-    for (int64_t first = 0, stop; first < t->columns; first = stop) {                     \
-      stop = t->columns - first < PANEL + LANES ? t->columns : first + PANEL;             \
-      int64_t r = 0;                                                                      \
-      for (; r + ROWS <= t->rows; r += ROWS) f(t, s, r, first, stop, ROWS);               \
-      for (; r < t->rows; r++) f(t, s, r, first, stop, 1);                                \
-    }                                                                                     \
+#define PASS(f, t, s)                                                                  \
+  do {                                                                                 \
+    for (int64_t first = 0, stop; first < t->columns; first = stop) {                  \
+      stop = t->columns - first < PANEL + LANES ? t->columns : first + PANEL;          \
+      int64_t r = 0;                                                                   \
+      for (; r + ROWS <= t->rows; r += ROWS) f(t, s, r, first, stop, ROWS);            \
+      for (; r < t->rows; r++) f(t, s, r, first, stop, 1);                             \
+    }                                                                                  \
   } while (0)
 
 /* One function for each case, with all that is the same for its elements known to the compiler. */
-#define FIRST_PASS(name, type, copy, rows)                                                \
-  TARGET static void NAME(name)(tile *t, const void *from, int64_t pitch) {               \
-    const NAME(source) s = {from, pitch, type, copy, rows, 0};                            \
-    PASS(NAME(first_rows), t, s);                                                         \
+#define FIRST_PASS(name, type, copy, rows)                                             \
+  TARGET static void NAME(name)(tile *t, const void *from, int64_t pitch) {            \
+    const NAME(source) s = {from, pitch, type, copy, rows, 0};                         \
+    PASS(NAME(first_rows), t, s);                                                      \
   }
 FIRST_PASS(first_tokens, F32, 0, 0)
 FIRST_PASS(first_tokens_bf16, BF16, 1, 0)
@@ -159,10 +170,10 @@ FIRST_PASS(first_image_bf16, BF16, 1, 1)
 FIRST_PASS(first_narrow_image, F32, 0, 1)
 #undef FIRST_PASS
 
-#define SECOND_PASS(name, rows, unit)                                                     \
-  TARGET static void NAME(name)(tile *t) {                                                \
-    const NAME(source) s = {0, 0, F32, 0, rows, unit};                                    \
-    PASS(NAME(second_rows), t, s);                                                        \
+#define SECOND_PASS(name, rows, unit)                                                  \
+  TARGET static void NAME(name)(tile *t) {                                             \
+    const NAME(source) s = {0, 0, F32, 0, rows, unit};                                 \
+    PASS(NAME(second_rows), t, s);                                                     \
   }
 SECOND_PASS(second_tokens, 0, 1)
 SECOND_PASS(second_tokens_scaled, 0, 0)

@@ -78,21 +78,59 @@ TARGET static void NAME(merge_exact)(pass *p, const float *x, int64_t c, int64_t
   if (*largest < s.largest) *largest = s.largest;
 }
 
+/* A channel's float32 sums about its centre as central moments. */
+typedef struct {
+  double mean, m2, m3, m4;
+} NAME(moments);
+
+TARGET INLINE NAME(moments) NAME(moments_of)(const side *c, int64_t i, float n, double back) {
+  const float e = c->rest[i], e2 = e * e, t2 = c->second[i], t3 = c->third[i];
+  const float m2 = t2 - n * e2, m3 = t3 - 3.0f * e * t2 + 2.0f * n * e2 * e;
+  const float m4 = c->fourth[i] - 4.0f * e * t3 + 6.0f * e2 * t2 - 3.0f * n * e2 * e2;
+  const double back2 = back * back;
+  const NAME(moments) b = {(double)c->mean[i] + (double)e * back, (m2 > 0.0f ? m2 : 0.0f) * back2,
+                           m3 * (back2 * back), (m4 > 0.0f ? m4 : 0.0f) * (back2 * back2)};
+  return b;
+}
+
+/* Merge `m` elements each into channels that have `a` elements: `merge`, with the factors taken out. */
+TARGET static void NAME(merge_equal)(pass *p, const side *c, double m, int64_t first, int64_t stop) {
+  const int64_t length = p->o->length;
+  double *restrict counts = p->o->channels, *restrict means = counts + length;
+  double *restrict m2s = means + length, *restrict m3s = m2s + length, *restrict m4s = m3s + length;
+  const double a = counts[first], part = 1.0 / (a + m), am = a * m * part, a1 = a * part, m1 = m * part;
+  const double f3 = am * (a1 - m1), f4 = am * (a1 * a1 - a1 * m1 + m1 * m1);
+  const double back = 1.0 / (double)p->t.scale;
+  const side s = *c;
+  for (int64_t i = first; i < stop; i++) {
+    const NAME(moments) b = NAME(moments_of)(&s, i, (float)m, back);
+    const double d = b.mean - means[i], d2 = d * d, m2 = m2s[i], m3 = m3s[i];
+    m4s[i] += b.m4 + d2 * (d2 * f4 + 6.0 * (a1 * a1 * b.m2 + m1 * m1 * m2)) + 4.0 * d * (a1 * b.m3 - m1 * m3);
+    m3s[i] = m3 + b.m3 + d * (d2 * f3 + 3.0 * (a1 * b.m2 - m1 * m2));
+    m2s[i] = m2 + b.m2 + d2 * am;
+    means[i] += d * m1;
+    counts[i] = a + m;
+  }
+}
+
 /* Channels first..stop from their float32 sums. */
 TARGET static void NAME(merge_run)(pass *p, const side *c, int64_t elements, int64_t first, int64_t stop) {
   const int64_t length = p->o->length;
-  double *restrict channels = p->o->channels;
-  const double back = 1.0 / (double)p->t.scale, back2 = back * back;
-  const double m = (double)elements;
+  double *restrict channels = p->o->channels, *restrict largest = channels + 5 * length;
+  int unequal = 0;
+  if (first == stop) return;
   for (int64_t i = first; i < stop; i++) {
-    const float e = c->rest[i], e2 = e * e, n = (float)elements, t2 = c->second[i], t3 = c->third[i];
-    const float m2 = t2 - n * e2, m3 = t3 - 3.0f * e * t2 + 2.0f * n * e2 * e;
-    const float m4 = c->fourth[i] - 4.0f * e * t3 + 6.0f * e2 * t2 - 3.0f * n * e2 * e2;
-    const double b[5] = {m, (double)c->mean[i] + (double)e * back, (m2 > 0.0f ? m2 : 0.0f) * back2,
-                         m3 * (back2 * back), (m4 > 0.0f ? m4 : 0.0f) * (back2 * back2)};
-    merge(channels, i, length, b);
-    const double largest = c->largest[i], before = channels[5 * length + i];
-    channels[5 * length + i] = largest > before ? largest : before;
+    unequal |= channels[i] != channels[first];
+    largest[i] = c->largest[i] > largest[i] ? c->largest[i] : largest[i];
+  }
+  if (!unequal) {
+    NAME(merge_equal)(p, c, (double)elements, first, stop);
+    return;
+  }
+  for (int64_t i = first; i < stop; i++) {
+    const NAME(moments) b = NAME(moments_of)(c, i, (float)elements, 1.0 / (double)p->t.scale);
+    const double part[5] = {(double)elements, b.mean, b.m2, b.m3, b.m4};
+    merge(channels, i, length, part);
   }
 }
 
