@@ -40,15 +40,14 @@ TARGET static void NAME(count_nonfinite)(pass *p, const float *x, int64_t n) {
 }
 
 /* Encode and decode scale of each block under the tensor's scale. */
-TARGET static void NAME(scales)(const pass *p, const float *x, int64_t blocks, float *restrict encode,
-                                float *restrict decode) {
-  const uint32_t *bits = (const uint32_t *)x;
+TARGET static void NAME(scales)(const pass *p, const float *x, int64_t blocks, float *encode,
+                                float *decode) {
   const tensor_scale t = p->tensor;
-  for (int64_t b = 0; b < blocks; b++) {
-    uint32_t top = 0;
-    for (int k = 0; k < BLOCK; k++) top = max_u32(top, bits[b * BLOCK + k] & 0x7FFFFFFFu);
-    encode[b] = from_bits(top);
-  }
+  uint32_t *const top = (uint32_t *)encode, *const half = top + 2 * blocks, *const quarter = half + 8 * blocks;
+  NAME(halve_magnitudes)((const uint32_t *)x, half, 8 * blocks);
+  NAME(halve_magnitudes)(half, quarter, 4 * blocks);
+  NAME(halve_magnitudes)(quarter, half, 2 * blocks);
+  NAME(halve_magnitudes)(half, top, blocks);
   for (int64_t b = 0; b < blocks; b++) {
     const float s = e4m3(encode[b] * t.block_factor);
     const float e = 1.0f / (s * t.decode);

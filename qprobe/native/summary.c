@@ -47,6 +47,7 @@ typedef struct {
 typedef struct {
   int64_t count;
   float *lanes[5];  /* rows only: sum, largest, second, third, fourth, before lanes are added up */
+  float *spare;     /* rows only: room for as many lanes */
   float *pivot;     /* subtracted before summing; channels only */
   float *sum, *largest, *mean, *centre, *rest, *second, *third, *fourth;
 } side;
@@ -64,7 +65,7 @@ typedef struct {
   int64_t first; /* the tile's first token */
   tile t;
   float *values, *row; /* room for a tile, and for a padded token */
-  float *block;        /* three values for each block of a token */
+  float *block;        /* scales of a token's blocks, and what they are found with */
   uint32_t *exponents; /* [4, 256]: four counts side by side, so that equal neighbours do not wait */
   tensor_scale tensor;
 } pass;
@@ -188,6 +189,7 @@ static float *lay_out(pass *p, float *room, int64_t length, int64_t inner) {
     for (int k = 0; k < 9; k++) *parts[k] = take(&room, sizes[i]);
   }
   for (int k = 0; k < 5; k++) p->t.down.lanes[k] = take(&room, rows * WIDEST);
+  p->t.down.spare = take(&room, rows * WIDEST);
   p->values = take(&room, rows * at_least(columns, WIDEST));
   p->row = take(&room, rounded_up(length, BLOCK));
   p->block = take(&room, rounded_up(length, BLOCK) * 2);

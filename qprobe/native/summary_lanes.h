@@ -210,18 +210,35 @@ TARGET static void NAME(second_pass)(tile *t, int rows) {
   else NAME(second_tokens_scaled)(t);
 }
 
-/* Lanes to rows by adding neighbours; `lanes` is overwritten. */
-TARGET static void NAME(add_lanes)(float *lanes, float *restrict out, int64_t rows) {
-  for (int64_t n = rows * LANES / 2; n > rows; n /= 2)
-    for (int64_t i = 0; i < n; i++) lanes[i] = lanes[2 * i] + lanes[2 * i + 1];
-  for (int64_t i = 0; i < rows; i++) out[i] = lanes[2 * i] + lanes[2 * i + 1];
+/* Half as many numbers, each of two neighbours: their sum, or the larger magnitude. */
+TARGET static void NAME(halve)(const float *restrict in, float *restrict out, int64_t n) {
+  for (int64_t i = 0; i < n; i++) out[i] = in[2 * i] + in[2 * i + 1];
 }
 
-TARGET static void NAME(largest_lane)(float *lanes, float *restrict out, int64_t rows) {
-  uint32_t *bits = (uint32_t *)lanes, *top = (uint32_t *)out;
-  for (int64_t n = rows * LANES / 2; n > rows; n /= 2)
-    for (int64_t i = 0; i < n; i++) bits[i] = max_u32(bits[2 * i], bits[2 * i + 1]);
-  for (int64_t i = 0; i < rows; i++) top[i] = max_u32(bits[2 * i], bits[2 * i + 1]);
+TARGET static void NAME(halve_magnitudes)(const uint32_t *restrict in, uint32_t *restrict out, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    out[i] = max_u32(in[2 * i] & 0x7FFFFFFFu, in[2 * i + 1] & 0x7FFFFFFFu);
+}
+
+/* Lanes to rows; `lanes` and `spare` are overwritten. */
+TARGET static void NAME(add_lanes)(float *lanes, float *spare, float *out, int64_t rows) {
+  for (int64_t n = rows * LANES / 2; n > rows; n /= 2) {
+    NAME(halve)(lanes, spare, n);
+    float *const halved = spare;
+    spare = lanes;
+    lanes = halved;
+  }
+  NAME(halve)(lanes, out, rows);
+}
+
+TARGET static void NAME(largest_lane)(float *lanes, float *spare, float *out, int64_t rows) {
+  for (int64_t n = rows * LANES / 2; n > rows; n /= 2) {
+    NAME(halve_magnitudes)((const uint32_t *)lanes, (uint32_t *)spare, n);
+    float *const halved = spare;
+    spare = lanes;
+    lanes = halved;
+  }
+  NAME(halve_magnitudes)((const uint32_t *)lanes, (uint32_t *)out, rows);
 }
 
 #undef PASS

@@ -254,8 +254,8 @@ TARGET static void NAME(one_tile)(pass *p, const void *from, int64_t pitch) {
     for (int64_t r = 0; r < t->rows; r++)
       t->down.pivot[r] = type == F32 ? ((const float *)from)[r * pitch] : widen(((const uint16_t *)from)[r * pitch]);
   NAME(first_pass)(t, from, pitch, type, rows);
-  NAME(add_lanes)(t->down.lanes[0], t->down.sum, t->rows);
-  NAME(largest_lane)(t->down.lanes[1], t->down.largest, t->rows);
+  NAME(add_lanes)(t->down.lanes[0], t->down.spare, t->down.sum, t->rows);
+  NAME(largest_lane)(t->down.lanes[1], t->down.spare, t->down.largest, t->rows);
   uint32_t top = 0;
   for (int64_t r = 0; r < t->rows; r++) top = max_u32(top, to_bits(t->down.largest[r]));
   if (top >= NONFINITE) {
@@ -265,9 +265,9 @@ TARGET static void NAME(one_tile)(pass *p, const void *from, int64_t pitch) {
     NAME(centre_channels)(t, channels, tokens->count);
     NAME(centre_tokens)(t, tokens, channels->count);
     NAME(second_pass)(t, rows);
-    NAME(add_lanes)(t->down.lanes[2], t->down.second, t->rows);
-    if (rows) NAME(add_lanes)(t->down.lanes[3], t->down.third, t->rows);
-    NAME(add_lanes)(t->down.lanes[4], t->down.fourth, t->rows);
+    NAME(add_lanes)(t->down.lanes[2], t->down.spare, t->down.second, t->rows);
+    if (rows) NAME(add_lanes)(t->down.lanes[3], t->down.spare, t->down.third, t->rows);
+    NAME(add_lanes)(t->down.lanes[4], t->down.spare, t->down.fourth, t->rows);
     NAME(merge_channels)(p, channels, tokens->count);
     NAME(count_tokens)(p, tokens, channels->count);
   }
