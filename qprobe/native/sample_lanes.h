@@ -119,10 +119,12 @@ TARGET static const float *NAME(gather)(pass *p, int64_t token) {
   const tile *t = &p->t;
   const int64_t n = p->o->length, padded = rounded_up(n, BLOCK);
   if (p->tokens_are_rows && n == padded) return t->x + token * t->stride;
-  for (int64_t i = 0; i < n; i++)
-    p->row[i] = p->tokens_are_rows ? t->x[token * t->stride + i] : t->x[i * t->stride + token];
-  for (int64_t i = n; i < padded; i++) p->row[i] = 0.0f;
-  return p->row;
+  const float *const x = t->x + token * (p->tokens_are_rows ? t->stride : 1);
+  const int64_t step = p->tokens_are_rows ? 1 : t->stride;
+  float *const row = p->row;
+  for (int64_t i = 0; i < n; i++) row[i] = x[i * step];
+  for (int64_t i = n; i < padded; i++) row[i] = 0.0f;
+  return row;
 }
 
 TARGET static void NAME(sample)(pass *p, int64_t token, uint32_t top) {

@@ -190,7 +190,7 @@ static float *lay_out(pass *p, float *room, int64_t length, int64_t inner) {
   }
   for (int k = 0; k < 5; k++) p->t.down.lanes[k] = take(&room, rows * WIDEST);
   p->t.down.spare = take(&room, rows * WIDEST);
-  p->values = take(&room, rows * at_least(columns, WIDEST));
+  p->values = take(&room, rows * (columns + WIDEST));
   p->row = take(&room, rounded_up(length, BLOCK));
   p->block = take(&room, rounded_up(length, BLOCK) * 2);
   p->exponents = (uint32_t *)take(&room, 4 * 256);

@@ -246,7 +246,7 @@ TARGET static void NAME(one_tile)(pass *p, const void *from, int64_t pitch) {
   }
   const int direct = narrow || (type == F32 && p->tokens_are_rows);
   t->x = direct ? from : p->values;
-  t->stride = direct ? pitch : t->columns;
+  t->stride = direct ? pitch : t->columns + (rows ? WIDEST : 0); /* no two rows in one set of the cache */
   side *channels = rows ? &t->down : &t->across, *tokens = rows ? &t->across : &t->down;
   t->down.count = t->rows;
   t->across.count = t->columns;
