@@ -115,9 +115,7 @@ def variants(x: Tensor) -> list[Case]:
     }
     made = []
     if native.kernels is not None:
-        made += [
-            Case(path=NATIVE, variant=v, call=observing(x, *m)) for v, m in measures.items()
-        ]
+        made += [Case(path=NATIVE, variant=v, call=observing(x, *m)) for v, m in measures.items()]
     if x.numel() <= LARGEST_EAGER:
         made += [
             Case(path=PYTORCH, variant=v, call=observing(x, *measures[v]), setting=eager)
@@ -201,7 +199,9 @@ def markdown(report: Report) -> str:
     lines += ["", "| tensor | floor, ns/element |" + "".join(f" {p}: {v} |" for p, v in columns)]
     lines += ["|---|--:|" + "--:|" * len(columns)]
     for name, nanoseconds in report.floors.items():
-        cells = {(r.timing.path, r.timing.variant): r.timing for r in report.rows if title(r) == name}
+        cells = {
+            (r.timing.path, r.timing.variant): r.timing for r in report.rows if title(r) == name
+        }
         lines.append(f"| {name} | {nanoseconds:.3f} |" + "".join(cell(cells, c) for c in columns))
     return "\n".join([*lines, "", *(f"- {goal}" for goal in goals(report))])
 
@@ -230,7 +230,9 @@ def main() -> None:
     if given.json:
         shown = lambda report: json.dumps(asdict(report), indent=2)  # noqa: E731
     small = given.quick
-    print(shown(run(QUICK_SHAPES if small else SHAPES, 2 if small else 7, 1 if small else ELEMENTS)))
+    print(
+        shown(run(QUICK_SHAPES if small else SHAPES, 2 if small else 7, 1 if small else ELEMENTS))
+    )
 
 
 if __name__ == "__main__":

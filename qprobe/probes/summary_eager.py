@@ -6,6 +6,7 @@ Nothing is read back from an accelerator: there each piece takes the float64 pat
 decision.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from qprobe.stats.moments import Moments
 #: Elements of a piece: three float32 intermediates of it fit the second-level cache.
 _PIECE = 1 << 16
 _PIECE_ON_DEVICE = 1 << 24
-#: Where float32 holds fourth powers: magnitude, and variance over its square, against the largest.
+#: Float32 holds the fourth powers of what has at least this magnitude and variance after scaling.
 _TINY, _FLAT = 2.0**-30, 2.0**-56
 #: Below a variance of (2^-21 mean)² float32 does not tell a token from a constant.
 _CONSTANT = 2.0**-42
@@ -35,7 +36,7 @@ _memory = threading.local()
 
 
 class _Tokens(NamedTuple):
-    """Of each token: mean square, largest magnitude, variance and fourth moment, mean², finite."""
+    """Of each token; the variance and fourth moment may be scaled, alike."""
 
     square: Tensor
     largest: Tensor
@@ -81,9 +82,13 @@ def _pieces(x: Tensor) -> Iterator[tuple[Tensor, int]]:
     budget = _PIECE if x.device.type == "cpu" else _PIECE_ON_DEVICE
     count = max(1, budget // length)
     if inner == 1:
-        yield from ((part, 1) for part in x.view(outer, length).split(count))
+        yield from ((part, 1) for part in x.view(outer, length).tensor_split(_cuts(outer, count)))
     else:
-        yield from ((part, 0) for image in x for part in image.split(count, 1))
+        yield from ((part, 0) for image in x for part in image.tensor_split(_cuts(inner, count), 1))
+
+
+def _cuts(size: int, count: int) -> tuple[int, ...]:
+    return tuple(range(count, size, count))
 
 
 def _piece(x: Tensor, axis: int) -> _Piece:
@@ -120,38 +125,29 @@ def _in_float32(x: Tensor, axis: int) -> _Piece | None:
     torch.abs(wide, out=spare)
     of_channels, of_tokens = spare.amax(1 - axis), spare.amax(axis)
     top = float(of_channels.max())
-    if not 0.0 < top < float("inf"):
+    if not 0.0 < top < math.inf:
         return None
-    scale = 2.0 ** -torch.frexp(torch.tensor(top)).exponent.item()
-    if 2.0**-16 <= scale <= 2.0**16:
-        scale = 1.0
+    scale = 1.0 if 2.0**-10 <= top < 2.0**21 else 2.0 ** -math.frexp(top)[1]
     wide.mul_(scale)
+    elements = x.shape[1 - axis]
     mean = wide.mean(axis, keepdim=True)
     second, _, fourth = _powers(torch.sub(wide, mean, out=spare), power, axis, third=False)
     pivot = wide.narrow(1 - axis, 0, 1).clone()
     rest = wide.sub_(pivot).mean(1 - axis, keepdim=True)
     powers = _powers(wide.sub_(rest), power, 1 - axis, third=True)
-    floor = _FLAT * (top * scale) ** 2
-    small = [_too_small(of_channels, top, powers[0] / x.shape[1 - axis], floor)]
-    small.append(_too_small(of_tokens, top, second / x.shape[axis], floor))
-    if any(bool(s) for s in small):
+    if _too_small(of_channels * scale, powers[0] / elements) or _too_small(
+        of_tokens * scale, second / x.shape[axis]
+    ):
         return None
-    back = torch.tensor([1.0, 1.0, *(scale**-k for k in (1, 2, 3, 4))], dtype=torch.float64)
-    average = (pivot.double() + rest.double()).flatten() * back[2]
-    n = torch.full_like(average, x.shape[1 - axis])
-    sums = [p.double() * back[k] for k, p in zip((3, 4, 5), powers, strict=True)]
+    average = (pivot.double() + rest.double()).flatten() / scale
+    sums = [s.double() / scale**k for k, s in enumerate(powers, 2)]
+    rows = [torch.full_like(average, elements), average, *sums, of_channels.double()]
     square = mean.flatten().double() ** 2
-    variance, kurtic = (p.double() / x.shape[axis] for p in (second, fourth))
-    tokens = _Tokens(
-        (square + variance) * back[3],
-        of_tokens.double(),
-        variance,
-        kurtic,
-        variance <= _CONSTANT * square,
-        torch.ones_like(of_tokens, dtype=torch.bool),
-    )
-    rows = torch.stack([n, average, *sums, of_channels.double()])
-    return _Piece(rows, tokens, torch.zeros(2, dtype=torch.int64))
+    variance, kurtic = (s.double() / x.shape[axis] for s in (second, fourth))
+    constant, there = variance <= _CONSTANT * square, torch.ones_like(of_tokens, dtype=torch.bool)
+    largest, energy = of_tokens.double(), (square + variance) / scale**2
+    tokens = _Tokens(energy, largest, variance, kurtic, constant, there)
+    return _Piece(torch.stack(rows), tokens, torch.zeros(2, dtype=torch.int64))
 
 
 def _powers(d: Tensor, power: Tensor, axis: int, *, third: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,9 +158,9 @@ def _powers(d: Tensor, power: Tensor, axis: int, *, third: bool) -> tuple[Tensor
     return second, cubes, power.mul_(power).sum(axis)
 
 
-def _too_small(largest: Tensor, top: float, variance: Tensor, floor: float) -> Tensor:
-    tiny = (largest < _TINY * top) & (largest > 0)
-    return (tiny | ((variance < floor) & (variance > 0))).any()
+def _too_small(largest: Tensor, variance: Tensor) -> bool:
+    small = ((largest < _TINY) & (largest > 0)) | ((variance < _FLAT) & (variance > 0))
+    return bool(small.any())
 
 
 def _scratch(x: Tensor) -> tuple[Tensor, ...]:
@@ -214,8 +210,8 @@ def _sample(fields: Fields, rows: Tensor, sampled: Sampled) -> None:
 
 
 def _nvfp4(fields: Fields, rows: Tensor) -> None:
-    blocks = F.pad(rows, (0, -rows.shape[1] % NVFP4.block)).unflatten(1, (-1, NVFP4.block))
-    blocks = blocks.abs()
+    padded = F.pad(rows.abs(), (0, -rows.shape[1] % NVFP4.block))
+    blocks = padded.view(rows.shape[0], -1, NVFP4.block)
     amax = fields.reference[0].float()
     _, encode, decode = blockscale.scales(blocks.amax(2, keepdim=True), amax, NVFP4)
     y = blocks * encode

@@ -1,6 +1,8 @@
 """Where the parts of a summary stand in its one buffer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, NamedTuple, Self
 
 import torch
@@ -21,6 +23,12 @@ _MOMENTS = 6
 def words(channels: int) -> int:
     """Words of eight bytes that a summary of so many channels takes."""
     return _MOMENTS * channels + sum(_FLOATS) + sum(_TOKENS) + sum(_COUNTS)
+
+
+def _cut(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Views of so many elements each, one after the other."""
+    ends = list(accumulate(sizes))
+    return [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +54,9 @@ class Fields:
     def of(cls, buffer: Tensor, channels: int) -> Self:
         """The views of a float64 buffer of :func:`words` elements."""
         moments = _MOMENTS * channels
-        energy, reference = buffer[moments : moments + sum(_FLOATS)].split(_FLOATS)
+        energy, reference = _cut(buffer[moments:], _FLOATS)
         integers = buffer[moments + sum(_FLOATS) :].view(torch.int64)
-        tokens, nonfinite, magnitudes, counts = integers.split((sum(_TOKENS), *_COUNTS))
+        tokens, nonfinite, magnitudes, counts = _cut(integers, (sum(_TOKENS), *_COUNTS))
         return cls(
             channels=buffer[:moments].view(_MOMENTS, channels),
             energy=energy,
@@ -61,7 +69,7 @@ class Fields:
 
     def token_histograms(self) -> "TokenHistograms":
         """The token part, cut up."""
-        return TokenHistograms(*self.tokens.split(_TOKENS))
+        return TokenHistograms(*_cut(self.tokens, _TOKENS))
 
 
 class TokenHistograms(NamedTuple):

@@ -58,7 +58,9 @@ class Moments:
         d2 = d * d
         parts = (n, mean, *(p.sum(over, keepdim=True) for p in (d2, d2 * d, d2 * d2)))
         parts = (*parts, wide.abs().amax(over, keepdim=True) if x.numel() else torch.zeros_like(n))
-        kept = [size for axis, size in enumerate(x.shape) if axis not in {o % x.dim() for o in over}]
+        kept = [
+            size for axis, size in enumerate(x.shape) if axis not in {o % x.dim() for o in over}
+        ]
         return cls.unpack(torch.stack([p.reshape(kept) for p in parts]))
 
     @classmethod

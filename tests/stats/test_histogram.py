@@ -30,7 +30,7 @@ def test_histograms_of_parts_add_up(generator):
 
 
 def test_other_types_are_refused():
-    with pytest.raises(InputError, match="float32 or bfloat16 bits, got torch.float64"):
+    with pytest.raises(InputError, match=r"float32 or bfloat16 bits, got torch\.float64"):
         magnitude_index(torch.zeros(1, dtype=torch.float64))
 
 
