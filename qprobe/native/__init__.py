@@ -48,9 +48,10 @@ _size = ctypes.c_int64
 
 
 class Observation(ctypes.Structure):
-    """A tensor ``[outer, length, inner]`` with channels in the middle, and where its summary goes.
+    """A tensor ``[outer, length, inner]`` (channels in the middle) and its summary's memory.
 
-    Every pointer is the address of dense memory the caller owns; results are added to what is there.
+    Every pointer is the address of dense memory the caller owns; results are added to what is
+    there.
     """
 
     _fields_: ClassVar = [

@@ -1,9 +1,7 @@
 """Filling a summary with PyTorch, in pieces that stay in cache: where the kernel is not.
 
-Counts are the kernel's to the last one, but for token histograms, where a value that lies on an edge
-to within float32 rounding may fall on either side. Sums agree to about 1e-6 of the terms added.
-Nothing is read back from an accelerator: there each piece takes the float64 path, which needs no
-decision.
+The numbers are the kernel's, to what :mod:`qprobe.probes.summary` says. Nothing is read back from
+an accelerator: there each piece takes the float64 path, which needs no decision.
 """
 
 import math

@@ -300,7 +300,7 @@ def test_summaries_that_do_not_fit_are_refused_by_name():
     with pytest.raises(InputError, match="at least one channel, got 0"):
         Summary(0)
     with pytest.raises(InputError, match=r"has 962 float64, got \[5\]"):
-        Summary.unpack(torch.zeros(5, dtype=torch.float64), 8)
+        Summary(8, buffer=torch.zeros(5, dtype=torch.float64))
 
 
 def test_a_summary_is_one_small_buffer_however_much_it_has_seen(generator):
