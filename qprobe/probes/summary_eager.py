@@ -20,8 +20,9 @@ from qprobe.quant.rounding import e2m1_nearest_
 from qprobe.stats.histogram import MagnitudeHistogram
 from qprobe.stats.moments import Moments
 
-#: Elements of a piece: three float32 intermediates of it fit the second-level cache.
-_PIECE = 1 << 16
+#: Elements of a piece: few enough that intermediate results stay in the last-level cache, enough
+#: that the calls into PyTorch count little.
+_PIECE = 1 << 18
 _PIECE_ON_DEVICE = 1 << 24
 #: Float32 holds the fourth powers of what has at least this magnitude and variance after scaling.
 _TINY, _FLAT = 2.0**-30, 2.0**-56
