@@ -56,6 +56,7 @@ bench: setup
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/summary.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info qprobe/native/_kernels.*

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = {"qprobe/native/kernels.c", "qprobe/native/lanes.h"}
+SOURCES = {
+    f"qprobe/native/{path.name}"
+    for pattern in ("*.c", "*.h")
+    for path in (ROOT / "qprobe" / "native").glob(pattern)
+}
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler here"

@@ -1,19 +1,21 @@
-"""The optional C kernels: found, checked and described here, called by :mod:`qprobe.quant`.
+"""The optional C kernels: found, checked and described here.
 
 They are one plain shared library behind a C ABI, opened with :mod:`ctypes` and fed with addresses,
 so neither Python's nor PyTorch's headers are needed to build it. Where it could not be built,
-:data:`kernels` is ``None`` and the PyTorch path, which gives the same bits, does the work.
+:data:`kernels` is ``None`` and PyTorch does the work: quantization (:mod:`qprobe.quant`) with the
+same bits, summaries (:mod:`qprobe.probes.summary`) with the same counts and, but for the rounding
+of their sums, the same moments.
 """
 
 import ctypes
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec
-from typing import Final
+from typing import ClassVar, Final
 
 from qprobe.errors import InputError
 
-_ABI: Final = 1
+_ABI: Final = 2
 _LIBRARY: Final = "qprobe.native._kernels"
 
 
@@ -32,8 +34,46 @@ class InstructionSet(IntEnum):
     AVX512 = 2
 
 
+class Sampled(IntFlag):
+    """What a summary measures on the sampled tokens."""
+
+    NOTHING = 0
+    HISTOGRAM = 1
+    NVFP4 = 2
+    INT4 = 4
+
+
 _address = ctypes.c_void_p
 _size = ctypes.c_int64
+
+
+class Observation(ctypes.Structure):
+    """A tensor ``[outer, length, inner]`` (channels in the middle) and its summary's memory.
+
+    Every pointer is the address of dense memory the caller owns; results are added to what is
+    there.
+    """
+
+    _fields_: ClassVar = [
+        ("x", _address),
+        ("type", _size),
+        ("outer", _size),
+        ("length", _size),
+        ("inner", _size),
+        ("fields", _size),
+        ("stride", _size),
+        ("offset", _size),
+        ("reference", _address),
+        ("channels", _address),
+        ("tokens", _address),
+        ("nonfinite", _address),
+        ("magnitudes", _address),
+        ("counts", _address),
+        ("energy", _address),
+        ("scratch", _address),
+    ]
+
+
 _SIGNATURES: Final = {
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
     "qprobe_group_max": [_address, _size, _size, _size, _size],
@@ -42,6 +82,7 @@ _SIGNATURES: Final = {
         *(_address, ctypes.c_int, _address, ctypes.c_int, _address, _address, _address),
         *(_size, _size, _size, _size),
     ],
+    "qprobe_summarise": [ctypes.POINTER(Observation)],
 }
 
 
@@ -61,7 +102,15 @@ class Kernels:
         self.group_max = library.qprobe_group_max
         self.nvfp4_scales = library.qprobe_nvfp4_scales
         self.e2m1_apply = library.qprobe_e2m1_apply
+        self.summarise = library.qprobe_summarise
+        self._scratch = library.qprobe_summary_scratch
+        self._scratch.argtypes = [_size, _size]
+        self._scratch.restype = _size
         self.instruction_set = self.select(InstructionSet.AVX512)
+
+    def summary_scratch(self, length: int, inner: int) -> int:
+        """How many floats of scratch memory the summary of such a tensor needs."""
+        return int(self._scratch(length, inner))
 
     def select(self, limit: InstructionSet) -> InstructionSet:
         """Use the best instruction set of this processor that is not above ``limit``."""

@@ -4,57 +4,17 @@
  * The caller owns every buffer; nothing is allocated here and nothing is kept between calls.
  */
 
-#include <float.h>
-#include <stdint.h>
-#include <string.h>
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-
-enum { F32 = 0, BF16 = 1 };
-enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2 };
-
-INLINE uint32_t to_bits(float x) {
-  uint32_t u;
-  memcpy(&u, &x, 4);
-  return u;
-}
-
-INLINE float from_bits(uint32_t u) {
-  float x;
-  memcpy(&x, &u, 4);
-  return x;
-}
-
-INLINE uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
-INLINE uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
-/* Bits of |x|. */
-INLINE uint32_t magnitude(float x) { return to_bits(x) & 0x7FFFFFFFu; }
+#include "formats.h"
+#include "variants.h"
 
 /* |y| with the sign of x: a negative number that rounds to zero keeps its sign (E2M1 code 8). */
 INLINE float signed_as(float y, float x) { return from_bits(to_bits(y) | (to_bits(x) & 0x80000000u)); }
-
-INLINE float widen(uint16_t x) { return from_bits((uint32_t)x << 16); }
 
 /* float32 to bfloat16, nearest even. A NaN that came from bfloat16 has zeros where the carry would
  * start, so it stays one. */
 INLINE uint16_t narrow(float x) {
   const uint32_t u = to_bits(x);
   return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
-}
-
-/* Adding and taking away 1.5·2^23 steps leaves a multiple of the step, ties to even. A step of E2M1
- * is half the power of two below |y|, and 0.5 below 2. `a` holds the bits of |y|. */
-INLINE float e2m1_nearest(uint32_t a) {
-  a = min_u32(a, 0x40C00000u); /* 6 */
-  const float c = from_bits(max_u32(a & 0x7F800000u, 0x3F800000u)) * 6291456.0f;
-  return (from_bits(a) + c) - c;
 }
 
 /* |y| moved up by r/256 of a step, then cut to the grid. r's eight bits below a power of two's own
@@ -72,37 +32,6 @@ INLINE float e2m1_stochastic(uint32_t a, uint32_t r) {
 #define NEAREST(x, e, v) (signed_as(e2m1_nearest(magnitude((x) * (e))) * (v), (x)))
 #define STOCHASTIC(x, e, v, r) (signed_as(e2m1_stochastic(magnitude((x) * (e)), (r)) * (v), (x)))
 
-/* Nearest E4M3 value of x >= 0, at most 448; subnormals kept, NaN stays NaN. */
-INLINE float e4m3(float x) {
-  const uint32_t u = to_bits(x);
-  const float clamped = from_bits(u > 0x7F800000u ? u : min_u32(u, 0x43E00000u)); /* 448 */
-  const float c = from_bits(max_u32(u > 0x7F800000u ? 0 : min_u32(u, 0x43E00000u) & 0x7F800000u,
-                                    0x3C800000u)) * 1572864.0f; /* 2^-6, 1.5·2^20 */
-  return (clamped + c) - c;
-}
-
-typedef struct {
-  float block_factor;  /* absmax of a block to its scale before rounding */
-  float decode;        /* 1 / (2688 / absmax) */
-  float decode_first;  /* a block's scale becomes its decode scale by two multiplications */
-  float decode_second;
-} tensor_scale;
-
-INLINE tensor_scale tensor_scale_of(float absmax) {
-  const float ratio = 2688.0f / absmax;
-  float s = ratio > FLT_MAX ? FLT_MAX : ratio;
-  if (absmax == 0.0f || s == 0.0f) s = 1.0f;
-  tensor_scale t = {s * (1.0f / 6.0f), 1.0f / s, absmax, 1.0f / 2688.0f};
-  if (ratio > FLT_MAX) { /* 2688 / absmax is not a float: absmax / 2688 would not undo FLT_MAX */
-    t.decode_first = t.decode;
-    t.decode_second = 1.0f;
-  } else if (absmax <= FLT_MAX && absmax * 448.0f > FLT_MAX) {
-    t.decode_first = absmax * (1.0f / 2688.0f);
-    t.decode_second = 1.0f;
-  }
-  return t;
-}
-
 /* What is quantized: `in` and `to` are the types of x and y; `noise` holds one random byte an element,
  * or is null to round to nearest. */
 typedef struct {
@@ -113,58 +42,44 @@ typedef struct {
   const uint8_t *noise;
 } operand;
 
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-
 #define NAME(f) JOIN(f, portable)
 #define TARGET
 #include "lanes.h"
 #undef NAME
 #undef TARGET
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define X86_VARIANTS 1
+#ifdef X86_VARIANTS
 #define NAME(f) JOIN(f, avx2)
 #define TARGET __attribute__((target("avx2")))
 #include "lanes.h"
 #undef NAME
 #undef TARGET
 #define NAME(f) JOIN(f, avx512)
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define TARGET __attribute__((target(AVX512_FEATURES)))
 #include "lanes.h"
 #undef NAME
 #undef TARGET
 #endif
 
-static int selected = PORTABLE;
+int qprobe_selected = PORTABLE;
 
 /* The best instruction set of this machine, not above `limit`; returns the one now in use. */
 EXPORT int qprobe_select(int limit) {
-  selected = PORTABLE;
+  qprobe_selected = PORTABLE;
 #ifdef X86_VARIANTS
   __builtin_cpu_init();
-  if (limit >= AVX2 && __builtin_cpu_supports("avx2")) selected = AVX2;
+  if (limit >= AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    qprobe_selected = AVX2;
   if (limit >= AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    selected = AVX512;
+    qprobe_selected = AVX512;
 #else
   (void)limit;
 #endif
-  return selected;
+  return qprobe_selected;
 }
 
-#ifdef X86_VARIANTS
-#define CALL(f, ...)                                      \
-  do {                                                    \
-    if (selected == AVX512) JOIN(f, avx512)(__VA_ARGS__); \
-    else if (selected == AVX2) JOIN(f, avx2)(__VA_ARGS__); \
-    else JOIN(f, portable)(__VA_ARGS__);                  \
-  } while (0)
-#else
-#define CALL(f, ...) JOIN(f, portable)(__VA_ARGS__)
-#endif
-
-EXPORT int qprobe_abi(void) { return 1; }
+EXPORT int qprobe_abi(void) { return 2; }
 
 EXPORT void qprobe_block_absmax(const void *x, int type, int64_t outer, int64_t length, int64_t inner,
                                 int64_t block, float *out) {

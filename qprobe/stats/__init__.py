@@ -50,6 +50,8 @@ from qprobe.stats.gradient import (
     rounding_error,
 )
 from qprobe.stats.heads import PerHead
+from qprobe.stats.histogram import MagnitudeHistogram, QuarterOctaves
+from qprobe.stats.moments import Moments
 from qprobe.stats.quantization import OperandError, operand_error
 from qprobe.stats.update import CodeChanges, CodeLook, UpdateSize, look_again, update_size
 
@@ -67,10 +69,13 @@ __all__ = [
     "GradientError",
     "Levels",
     "LogitError",
+    "MagnitudeHistogram",
+    "Moments",
     "OperandError",
     "Operator",
     "PerHead",
     "PredictionLevels",
+    "QuarterOctaves",
     "RoundingError",
     "SoftmaxError",
     "Spectrum",
