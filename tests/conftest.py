@@ -1,14 +1,21 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from qprobe import native
 from qprobe.native import InstructionSet
 
 torch.set_num_threads(1)
+# A continuous integration judges a change, so it draws the same examples every time; elsewhere
+# every run looks at new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 #: The implementations of one arithmetic: PyTorch, and the C kernels in each of their variants.
 IMPLEMENTATIONS = ("pytorch", *(one.name.lower() for one in InstructionSet))
