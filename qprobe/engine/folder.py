@@ -24,6 +24,16 @@ _BITS = ("torch", "processor", "device", "precision", "threads")
 _COUNTERS = ("best_score", "best_step", "bar", "bar_epoch", "over")
 
 
+def make(folder: Path) -> None:
+    """Create the folder of a training, with those above it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} cannot be made: {error.strerror}; choose another one."
+        ) from error
+
+
 def check(folder: Path, config: TrainConfig, resume: bool) -> None:
     """Refuse a folder in which this training can neither start nor go on."""
     if folder.exists() and not folder.is_dir():

@@ -54,7 +54,7 @@ def train(
     finished = folders.finished(folder)
     if finished is not None:
         return finished
-    folder.mkdir(parents=True, exist_ok=True)
+    folders.make(folder)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), Interrupt() as interrupt:
         torch.manual_seed(config.seed)

@@ -125,6 +125,11 @@ def _parameters(factory: Callable[..., object]) -> tuple[list[str], bool]:
 
 
 def _import(module_name: str, reference: str) -> object:
+    if module_name.startswith(".") or "/" in module_name:
+        raise InputError(
+            f"{reference}: {module_name!r} is a path; give a module, as in my_package.nets:make, "
+            "and run with PYTHONPATH set to the folder that holds it."
+        )
     try:
         return import_module(module_name)
     except ModuleNotFoundError as error:

@@ -99,6 +99,7 @@ def convert(
       0 (Linear): first layer
       2 (Linear): last layer
     """
+    _check_types(model, generator)
     rule = _resolve(recipe)
     if layers not in get_args(Layers):
         raise InputError(f"layers is 'mid' or 'all', got {layers!r}.")
@@ -137,6 +138,7 @@ def override(
     Keys are globs of module paths, later ones win; ``"bf16"`` returns a layer to high precision. A
     glob that matches no convertible layer is an error.
     """
+    _check_types(model, generator)
     candidates = dict(_candidates(model))
     chosen: dict[str, QuantRecipe] = {}
     for glob, recipe in recipes.items():
@@ -165,6 +167,13 @@ def override(
     _settle_fast_paths(model)
     names = " + ".join(dict.fromkeys(rule.name for rule in chosen.values()))
     return Conversion(names, tuple(converted), tuple(left_alone))
+
+
+def _check_types(model: object, generator: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"a model is a torch.nn.Module, got a {type(model).__name__}.")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputError(f"generator is a torch.Generator, got {generator!r}.")
 
 
 def _resolve(recipe: str | QuantRecipe) -> QuantRecipe:

@@ -189,6 +189,12 @@ def test_a_file_is_no_folder(small, tmp_path):
         train(small(), tmp_path / "run")
 
 
+def test_a_folder_that_cannot_be_made_is_refused(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made: Not a directory; choose another"):
+        train(small(), tmp_path / "file" / "run")
+
+
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize("left", ["last.pt", "best.pt"])
 def test_checkpoints_without_their_run_are_not_taken_for_a_start(left, resume, small, tmp_path):

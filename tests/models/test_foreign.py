@@ -177,3 +177,9 @@ def test_real_monai_networks(name, options):
     model = build(name, image=64, in_channels=1, classes=2, **options).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 2, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["../mine:make", ".mine:make"])
+def test_a_path_is_no_module(name):
+    with pytest.raises(InputError, match="is a path; give a module"):
+        build(name)

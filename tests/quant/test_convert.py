@@ -187,6 +187,10 @@ def test_override_uses_the_generator_in_use() -> None:
 def test_refusals() -> None:
     with pytest.raises(InputError, match="layers is 'mid' or 'all', got 'some'"):
         convert(Model(), "nvfp4", layers="some")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"a model is a torch\.nn\.Module, got a str"):
+        convert("model", "nvfp4")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"generator is a torch\.Generator, got 3"):
+        override(Model(), {"head": "bf16"}, generator=3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no recipe called 'nvfp5'"):
         convert(Model(), "nvfp5")
     with pytest.raises(

@@ -217,4 +217,12 @@ def _stack(samples: Sequence[Sample], dataset: Dataset) -> tuple[Tensor, Tensor]
             f"the mask of sample {wrong!r} of {dataset.name} holds class {int(masks.max())} and "
             f"the data have {dataset.classes} classes; number them from 0."
         )
-    return torch.stack([sample.image for sample in samples]), masks
+    images = torch.stack([sample.image for sample in samples])
+    finite = images.flatten(1).isfinite().all(1).tolist()
+    if not all(finite):
+        wrong = samples[finite.index(False)].sample
+        raise InputError(
+            f"the image of sample {wrong!r} of {dataset.name} holds NaN or infinity; "
+            "mend it or remove it."
+        )
+    return images, masks

@@ -117,6 +117,11 @@ def _foreign(name: str, config: Config | Options | None) -> Dataset:
     module, _, attribute = name.partition(":")
     if config is not None and not isinstance(config, Mapping):
         raise InputError(f"{name!r} takes its options by name, not a {type(config).__name__}.")
+    if module.startswith(".") or "/" in module:
+        raise InputError(
+            f"the data set {name!r} names a path; give a module, as in my_package.scans:make, and "
+            "set PYTHONPATH to the folder that holds it."
+        )
     try:
         factory = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

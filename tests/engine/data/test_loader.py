@@ -169,6 +169,19 @@ def test_a_sample_changes_differently_in_every_epoch():
     assert len({image.sum().item() for image in images}) == 5
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_image_that_is_not_finite_is_refused_by_name(bad):
+    class Holed(Numbered):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            if index == 2:
+                sample.image[0, 3, 4] = bad
+            return sample
+
+    with pytest.raises(InputError, match=r"sample '2' of numbered holds NaN or infinity"):
+        list(Loader(Holed(4), None, LoaderConfig(batch=4)))
+
+
 def test_an_error_of_the_data_comes_where_its_batch_would():
     run = Loader(Numbered(10, broken=5), None, LoaderConfig(batch=2, prefetch=4))
     batches = iter(run)

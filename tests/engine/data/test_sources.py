@@ -120,6 +120,12 @@ def test_a_module_that_is_not_there_is_refused():
         load("no_such_module_here:make")
 
 
+@pytest.mark.parametrize("name", ["../mine.py:make", ".mine:make", "folder/mine:make"])
+def test_a_path_is_no_module(name):
+    with pytest.raises(InputError, match="names a path; give a module"):
+        load(name)
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "message"),
     [
