@@ -136,11 +136,10 @@ def test_any_split_gives_the_same_summary(cuts, mean, bfloat16, seed):
     assert torch.equal(one.n, other.n)
     torch.testing.assert_close(one.mean, other.mean, rtol=1e-6, atol=2e-6)
     torch.testing.assert_close(one.m2, other.m2, rtol=1e-5, atol=0.0)
-    # The promise for mean/std up to 100: both differ from the truth by less than 1e-4, whatever the
-    # float32 sums of a tile do.
+    # Both against the truth, at twice the worst of 60,000 channels (9e-6: one rounds in float32).
     truth = stats.kurtosis(x.double().numpy(), 0, fisher=False)
     for found in (one, other):
-        assert worst(found.kurtosis(), truth) < 1e-4
+        assert worst(found.kurtosis(), truth) < 2e-5
 
 
 @pytest.mark.parametrize("layout", ["tokens", "odd", "image"])
