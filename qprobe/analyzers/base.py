@@ -1,0 +1,104 @@
+"""What is analyzed, and what an analyzer is."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qprobe.errors import InputError
+from qprobe.quant.recipe import QuantRecipe
+from qprobe.records.schema import Array, Finding, Record
+from qprobe.registry import Registry
+
+Floats = NDArray[np.float64]
+
+
+@runtime_checkable
+class Score(Protocol):
+    """How good a model is: greater is better, from sums over samples.
+
+    A score of a whole set is no mean of scores of samples (a pooled average precision), so samples
+    give statistics that add up. Resampling is then a product of matrices.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in records, such as ``auprc``."""
+
+    def of(self, output: Tensor, batch: Any) -> Floats:
+        """Statistics ``[samples, k]`` of one batch."""
+
+    def reduce(self, totals: Floats) -> Floats:
+        """Scores ``[...]`` of sums of statistics ``[..., k]``; NaN where undefined."""
+
+
+def _first(model: nn.Module, batch: Any) -> Tensor:
+    output: Tensor = model(batch[0])
+    return output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """The thing under analysis: a model under its recipe, and how to judge it.
+
+    ``model`` is converted: its quantized layers are those that the recipe chose, and putting one
+    back to high precision is :func:`qprobe.quant.override`. Analyzers leave it as they found it.
+    """
+
+    model: nn.Module
+    recipe: QuantRecipe
+    #: The same batches every time it is called, of data that was not tested on.
+    batches: Callable[[], Iterable[Any]]
+    #: Losses ``[samples]`` of an output, from the output and its batch.
+    loss: Callable[[Tensor, Any], Tensor]
+    score: Score
+    #: Runs a model on a batch; by default on the batch's first item.
+    forward: Callable[[nn.Module, Any], Tensor] = _first
+    #: Who each sample of a batch belongs to, such as a patient; None: each to itself.
+    groups: Callable[[Any], Sequence[str]] | None = None
+    #: What it is called in reports.
+    name: str = "model"
+
+
+@runtime_checkable
+class Analyzer(Protocol):
+    """A question, answered from records alone: recomputed from a file, tested with literals."""
+
+    @property
+    def name(self) -> str:
+        """What its findings are filed under."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The probes whose records it needs; its own measurements carry its own name."""
+
+    def analyze(self, records: Sequence[Record]) -> list[Finding]:
+        """What the records say; an empty list says that nothing was found."""
+
+
+@runtime_checkable
+class ActiveAnalyzer(Analyzer, Protocol):
+    """An analyzer that runs the model first."""
+
+    def measure(self, subject: Subject) -> Iterator[Record | Array]:
+        """Measure, leaving the model as it was; what is yielded goes into the file as it comes."""
+
+
+def _checked(name: str, obj: object) -> Analyzer:
+    made = obj() if isinstance(obj, type) else obj
+    if not isinstance(made, Analyzer):
+        raise InputError(
+            f"the analyzer {name!r} is a {type(made).__name__} without name, reads and analyze."
+        )
+    if made.name != name:
+        raise InputError(
+            f"the analyzer registered as {name!r} calls itself {made.name!r}; make them equal."
+        )
+    return made
+
+
+#: Analyzers by name: built-in ones and those of installed distributions.
+ANALYZERS: Registry[Analyzer] = Registry("qprobe.analyzers", "analyzer", _checked)
