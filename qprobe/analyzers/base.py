@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from qprobe.errors import InputError
@@ -21,7 +21,7 @@ class Score(Protocol):
     """How good a model is: greater is better, from sums over samples.
 
     A score of a whole set is no mean of scores of samples (a pooled average precision), so samples
-    give statistics that add up. Resampling is then a product of matrices.
+    give statistics that add up, as :func:`qprobe.inference.bootstrap` takes them.
     """
 
     @property
@@ -29,10 +29,10 @@ class Score(Protocol):
         """What it is called in records, such as ``auprc``."""
 
     def of(self, output: Tensor, batch: Any) -> Floats:
-        """Statistics ``[samples, k]`` of one batch."""
+        """Statistics ``[samples, ...]`` of one batch."""
 
-    def reduce(self, totals: Floats) -> Floats:
-        """Scores ``[...]`` of sums of statistics ``[..., k]``; NaN where undefined."""
+    def reduce(self, totals: Floats) -> ArrayLike:
+        """Scores ``[draws]`` of sums ``[draws, ...]``, masked where undefined."""
 
 
 def _first(model: nn.Module, batch: Any) -> Tensor:
