@@ -1,7 +1,7 @@
 """What the folder of a training holds, and how a training is taken up from it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from qprobe import records
 from qprobe.engine import checkpoint
 from qprobe.engine.config import TrainConfig
-from qprobe.engine.training import Training, TrainResult
+from qprobe.engine.training import Callback, Training, TrainResult
 from qprobe.engine.workbench import Workbench, environment
 from qprobe.errors import InputError
 from qprobe.records import RunInfo, RunWriter, Status
@@ -133,6 +133,7 @@ def save(training: Training) -> None:
         "rng": torch.random.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "rounding": bench.generator.get_state(),
+        "callbacks": _states(training.callbacks),
     }
     checkpoint.save(training.folder / LAST, content)
 
@@ -157,6 +158,9 @@ def restore(training: Training, state: Mapping[str, Any]) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["rng_cuda"])
     bench.generator.set_state(state["rounding"])
+    for callback in training.callbacks:
+        if callback.name in state.get("callbacks", {}):
+            callback.load_state_dict(state["callbacks"][callback.name])
 
 
 def _about(training: Training) -> dict[str, Any]:
@@ -170,6 +174,20 @@ def _about(training: Training) -> dict[str, Any]:
         "score": training.best_score,
         "model": training.model.state_dict(),
     }
+
+
+def _states(callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """What callbacks have to remember."""
+    states: dict[str, Any] = {}
+    for callback in callbacks:
+        if not (state := callback.state_dict()):
+            continue
+        if callback.name in states:
+            raise InputError(
+                f"two callbacks called {callback.name!r} have a state to save; rename one of them."
+            )
+        states[callback.name] = state
+    return states
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,8 +71,7 @@ def train(
 
 def _run(training: Training, state: Mapping[str, Any] | None, interrupt: Interrupt) -> TrainResult:
     """Train from a saved state, or the start, until it is over; close the run as it ended."""
-    status = Status.FAILED
-    test: dict[str, float] = {}
+    status, test = Status.FAILED, dict[str, float]()
     with training.writer:
         try:
             if state is None:
@@ -83,21 +82,19 @@ def _run(training: Training, state: Mapping[str, Any] | None, interrupt: Interru
                 callback.begin(training)
             while not (training.over or training.failure or interrupt):
                 _epoch(training, interrupt)
-            if training.failure:
-                training.writer.close(Status.FAILED, training.failure)
-            elif not training.over:
-                status = Status.INTERRUPTED
-                training.writer.close(status, f"interrupted after step {training.step}")
-            else:
+            if training.over and not training.failure:
                 test = _test(training)
                 status = Status.FINISHED
-                training.writer.close(status)
+            elif not training.failure:
+                status = Status.INTERRUPTED
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
             raise
         finally:
             for callback in training.callbacks:
                 callback.end(training, status)
+        stopped = f"interrupted after step {training.step}"
+        training.writer.close(status, stopped if status is Status.INTERRUPTED else training.failure)
     return TrainResult(
         folder=training.folder,
         status=status,
@@ -161,6 +158,8 @@ def _step(training: Training, batch: Batch) -> None:
     training.step += 1
     training.loss = loss
     bench.scaler.unscale_(bench.optimizer)
+    for callback in training.callbacks:
+        callback.gradients(training)
     training.grad_norm = _clipped(bench.model, config.clip)
     training.nonfinite = _nonfinite(training)
     if not training.nonfinite:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,10 +18,26 @@ class Callback:
 
     A callback sees the training after each optimizer step and each validation. It must leave the
     model, the gradients and the global random state as it found them, or the run is another run.
+    What it has to remember when the training is taken up again goes through :meth:`state_dict`.
     """
+
+    @property
+    def name(self) -> str:
+        """Under which its state is saved; two callbacks of one name cannot both have a state."""
+        return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, text, lists and tables of them, saved with the training."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave; called before :meth:`begin`, if at all."""
 
     def begin(self, training: "Training") -> None:
         """Before the first step of this process."""
+
+    def gradients(self, training: "Training") -> None:
+        """After each backward pass: gradients are whole and unscaled, and not yet clipped."""
 
     def step(self, training: "Training") -> None:
         """After each optimizer step."""
@@ -29,7 +46,7 @@ class Callback:
         """After each validation."""
 
     def end(self, training: "Training", status: Status) -> None:
-        """When the training leaves, whatever the reason."""
+        """When the training leaves, whatever the reason; the run can still be written to."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -252,3 +252,45 @@ def test_a_training_is_in_one_process_at_a_time(small, tmp_path):
 
 def test_the_folder_names_its_files():
     assert (folder.RUN, folder.LAST, folder.BEST) == ("run.qprobe", "last.pt", "best.pt")
+
+
+class Remembering(Callback):
+    """Counts steps over interruptions."""
+
+    def __init__(self, stop: int | None = None, name: str = "remembering") -> None:
+        self.counted, self.stop, self._name = torch.zeros((), dtype=torch.int64), stop, name
+        self.seen: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def state_dict(self) -> dict[str, object]:
+        return {"counted": self.counted.clone()}
+
+    def load_state_dict(self, state) -> None:
+        self.counted = state["counted"]
+        self.seen.append("loaded")
+
+    def begin(self, training: Training) -> None:
+        self.seen.append("begun")
+
+    def step(self, training: Training) -> None:
+        self.counted += 1
+        if training.step == self.stop:
+            raise KeyboardInterrupt
+
+
+def test_a_callback_takes_up_what_it_remembered_where_the_training_was_saved(small, tmp_path):
+    config = small(steps=6, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", callbacks=[Remembering(stop=5)])
+    again = Remembering()
+    train(config, tmp_path / "run", callbacks=[again], resume=True)
+    assert again.counted == 6  # the fifth step was not saved, and is counted once
+    assert again.seen == ["loaded", "begun"]
+
+
+def test_two_states_of_one_name_are_refused(small, tmp_path):
+    with pytest.raises(InputError, match="two callbacks called 'remembering' have a state"):
+        train(small(steps=2), tmp_path / "run", callbacks=[Remembering(), Remembering()])

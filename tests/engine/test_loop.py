@@ -444,3 +444,36 @@ def test_a_unet_of_monai_trains(small, tmp_path):
     )  # fmt: skip
     _trains(config, tmp_path / "run")
     assert train(config, tmp_path / "run", resume=True).status == "finished"
+
+
+def test_a_callback_sees_whole_gradients_before_they_are_clipped_and_used(small, tmp_path):
+    class Look(Callback):
+        def __init__(self) -> None:
+            self.norms: list[tuple[float, float]] = []
+            self.moved: list[bool] = []
+
+        def gradients(self, training: Training) -> None:
+            grads = [p.grad.norm() for p in training.model.parameters()]
+            self.norm = float(torch.stack(grads).norm())
+            self.before = training.model.head.weight.detach().clone()
+
+        def step(self, training: Training) -> None:
+            self.norms.append((self.norm, training.grad_norm))
+            self.moved.append(not torch.equal(self.before, training.model.head.weight))
+
+    look = Look()
+    train(small(steps=3, accumulate=2, clip=1e-3), tmp_path / "run", callbacks=[look])
+    assert all(seen == pytest.approx(whole) and seen > 1e-3 for seen, whole in look.norms)
+    assert look.moved == [True, True, True]
+
+
+def test_a_callback_can_write_to_the_run_as_long_as_it_is_called(small, tmp_path):
+    class Last(Callback):
+        def end(self, training: Training, status: Status) -> None:
+            column = records.Column("", "", "last", "step")
+            training.writer.record(training.step, column, 1.0 if status == "finished" else 0.0)
+
+    train(small(steps=3), tmp_path / "run", callbacks=[Last()])
+    with records.open(tmp_path / "run" / "run.qprobe") as run:
+        assert run.series("", "", "last", "step").values.tolist() == [1.0]
+        assert run.meta.status is Status.FINISHED
