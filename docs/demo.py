@@ -52,7 +52,7 @@ def main() -> None:
 
 def train(folder: Path, steps: int) -> None:
     """What `qprobe train` does from a shell; a finished training is not run again."""
-    command = [sys.executable, "-m", "qprobe.cli", "train"]
+    command = [sys.executable, "-m", "qprobe", "train"]
     if (folder / "run.qprobe").exists():
         arguments = ["--resume", str(folder)]
     else:

@@ -15,6 +15,7 @@ from typing import Annotated, cast
 
 import typer
 
+from qprobe import __version__
 from qprobe.cli import compare, export, list_, sweep, train, version
 from qprobe.errors import QprobeError
 
@@ -60,8 +61,14 @@ class _Report:
 def options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version of qprobe and stop.")
+    ] = False,
 ) -> None:
     """Options that every subcommand shares."""
+    if show_version:
+        typer.echo(__version__)
+        raise typer.Exit
     if debug:
         cast("_Report", context.obj).debug = True
     if context.invoked_subcommand is None:

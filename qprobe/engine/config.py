@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Self, get_type_hints
 
@@ -142,9 +143,9 @@ class TrainConfig:
         kinds = get_type_hints(cls)
         unknown = sorted(given.keys() - kinds.keys())
         if unknown:
-            raise InputError(
-                f"a training has no setting {unknown[0]!r}; it has {', '.join(kinds)}."
-            )
+            near = get_close_matches(unknown[0], kinds, n=3, cutoff=0.5)
+            meant = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(kinds)}."
+            raise InputError(f"a training has no setting {unknown[0]!r}; {meant}")
         return cls(**{name: _read(name, kinds[name], value) for name, value in given.items()})
 
     def resolved(self) -> Self:

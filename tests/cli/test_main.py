@@ -8,6 +8,7 @@ import time
 import pytest
 import typer
 
+from qprobe import __version__
 from qprobe.cli import main as frame
 from qprobe.cli.main import main
 from qprobe.errors import InputError, MissingExtraError, UnknownNameError
@@ -181,6 +182,7 @@ def test_an_output_without_our_letters_is_no_error(encoding):
 
 SLEEPER = """
 import time
+from qprobe import __version__
 from qprobe.cli import main as frame
 
 @frame.app.command("sleep")
@@ -205,3 +207,9 @@ def test_ctrl_c_ends_with_130_and_one_line():
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "qprobe: interrupted.\n")
     assert time.monotonic() - started < 50
+
+
+@pytest.mark.parametrize("words", [["-m", "qprobe", "--version"], ["-m", "qprobe", "version"]])
+def test_the_package_can_be_run_and_says_its_version(words):
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    assert __version__ in done.stdout.splitlines()[0]

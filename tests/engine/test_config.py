@@ -63,7 +63,8 @@ def test_options_keep_lists_of_lists():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"learning_rate": 1}, "a training has no setting 'learning_rate'; it has arch, size, "),
+        ({"zzz": 1}, "a training has no setting 'zzz'; it has arch, size, "),
+        ({"epoch": 1}, "a training has no setting 'epoch'; did you mean epochs"),
         ({"lr": "fast"}, "lr is of type float, got 'fast'."),
         ({"lr": True}, "lr is of type float, got True."),
         ({"lr": float("inf")}, "lr is a finite number, got inf."),

@@ -181,7 +181,7 @@ def _group(
     elif gathering.scores:
         gathering.notes.append(
             f"there is no finished {asked.baseline} run in this group, so nothing is compared with "
-            "it; train one, or choose another baseline."
+            f"it; train one, or choose another baseline: {', '.join(gathering.scores)}."
         )
     if len({key[1] for found in gathering.scores.values() for key in found}) > 1:
         gathering.notes.append(

@@ -17,8 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from qprobe.errors import InputError
-
 _log = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
@@ -49,7 +47,14 @@ def cached(path: Path, make: Callable[[], Tensors]) -> Tensors:
         except (_DamagedError, SafetensorError, OSError, RuntimeError) as error:
             _log.warning("generating %s again: %s", path, error)
     tensors = make()
-    _write(path, tensors)
+    try:
+        _write(path, tensors)
+    except (OSError, SafetensorError) as error:
+        _log.warning(
+            "the generated data is not kept and will be made again, since %s cannot be written "
+            "(%s); choose another folder with the option 'cache'",
+            path, error,
+        )  # fmt: skip
     return tensors
 
 
@@ -76,17 +81,11 @@ def _read(path: Path) -> Tensors:
 
 
 def _write(path: Path, tensors: Tensors) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(dict(tensors), name, metadata={"sha256": _digest(tensors)})
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"the generated data could not be written to {path} ({error}); "
-            "choose another folder with the option 'cache'."
-        ) from error
+        save_file(dict(tensors), name, metadata={"sha256": _digest(tensors)})
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

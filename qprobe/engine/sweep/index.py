@@ -61,6 +61,8 @@ def index(folder: Path) -> list[Entry]:
     Run files that are no trainings (analyses have no configuration hash) are none of its concern.
     """
     root = folder.resolve()
+    if root.is_file():
+        raise InputError(f"{folder} is a file; name the folder that holds the runs.")
     if not root.is_dir():
         raise InputError(f"there is no folder {folder}; name the folder of a sweep.")
     remembered = _remembered(root / INDEX_FILE)

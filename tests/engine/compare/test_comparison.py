@@ -144,6 +144,7 @@ def test_without_a_baseline_nothing_is_compared_and_that_is_said():
     found = only(compare(runs("nvfp4", NVFP4)))
     assert [row.effect for row in found.rows] == [None]
     assert "there is no finished bf16 run in this group" in found.notes[0]
+    assert found.notes[0].endswith("or choose another baseline: nvfp4.")
     other = only(compare(runs("nvfp4", NVFP4), Question(baseline="nvfp4")))
     assert other.notes == ()
 

@@ -149,6 +149,9 @@ def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: py
 def test_a_missing_folder_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
         index(tmp_path / "nowhere")
+    (tmp_path / "run.qprobe").touch()
+    with pytest.raises(InputError, match=r"run.qprobe is a file; name the folder that holds"):
+        index(tmp_path / "run.qprobe")
 
 
 def _count_openings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
