@@ -1,0 +1,109 @@
+"""``qprobe diff``: where do two runs part?"""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qprobe.records import open as open_run
+from qprobe.records.parting import Difference, Parting, parting
+
+_Run = typer.Argument(help="A .qprobe file.", show_default=False)
+
+
+def diff(
+    first: Annotated[Path, _Run],
+    second: Annotated[Path, _Run],
+    tolerance: Annotated[
+        float, typer.Option(help="Relative difference that is let pass; 0: not one bit.")
+    ] = 0.0,
+    rows: Annotated[int, typer.Option(min=1, help="Differences to show.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> int:
+    """Name the first step, and there the first layer, where two runs differ; exit 1 if they do."""
+    with open_run(first) as one, open_run(second) as two:
+        found = parting(one, two, tolerance)
+    if as_json:
+        print(json.dumps(_plain(found), indent=2, allow_nan=False))
+    else:
+        _show(found, rows)
+    return 1 if found.differences else 0
+
+
+def _show(found: Parting, rows: int) -> None:
+    console = Console(highlight=False)
+    console.print(_verdict(found), soft_wrap=True, markup=False)
+    if found.differences:
+        table = Table(
+            "layer", "tensor", "measured", "first", "second", "relative", box=None, pad_edge=False
+        )
+        for one in found.differences[:rows]:
+            table.add_row(*map(Text, _row(one)))
+        console.print(table)
+        left = len(found.differences) - rows
+        if left > 0:
+            console.print(f"and {left} more at this step; --rows shows them.")
+    for name, only in (("first", found.only_first), ("second", found.only_second)):
+        if only:
+            console.print(
+                f"Only the {name} run has {len(only)} series, such as {only[0]}.",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+def _verdict(found: Parting) -> str:
+    if found.last_step is None:
+        return "The runs have no measurement in common, so nothing can be compared."
+    if not found.differences:
+        return f"The runs agree in all {found.compared:,} values, up to step {found.last_step}."
+    one = found.differences[0]
+    count = len(found.differences)
+    where = f" in {one.column.site}" if one.column.site else ""
+    return (
+        f"The runs part at step {one.step}{where}: {_what(one)} is {one.first:.6g} and "
+        f"{one.second:.6g}. {count} {'value differs' if count == 1 else 'values differ'} there; "
+        f"{found.compared:,} were compared, up to step {found.last_step}."
+    )
+
+
+def _what(one: Difference) -> str:
+    column = one.column
+    return " ".join(part for part in (column.probe, column.key, column.role) if part)
+
+
+def _row(one: Difference) -> tuple[str, ...]:
+    column = one.column
+    return (
+        column.site or "model",
+        column.role or "-",
+        f"{column.probe}.{column.key}",
+        f"{one.first:.6g}",
+        f"{one.second:.6g}",
+        f"{one.relative:.2g}",
+    )
+
+
+def _plain(found: Parting) -> dict[str, Any]:
+    """As JSON takes it: a number that is not finite as text."""
+    plain = asdict(found)
+    plain["differences"] = [
+        {
+            **one,
+            "column": difference.column._asdict(),
+            **{
+                name: value if math.isfinite(value := one[name]) else str(value)
+                for name in ("first", "second", "relative")
+            },
+        }
+        for one, difference in zip(plain["differences"], found.differences, strict=True)
+    ]
+    for name in ("only_first", "only_second"):
+        plain[name] = [column._asdict() for column in getattr(found, name)]
+    return plain
