@@ -1,0 +1,90 @@
+"""A checkpoint of the engine as the subject of an analysis: its model, its validation data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from qprobe.analyzers.base import Subject
+from qprobe.engine.data import Batch
+from qprobe.engine.evaluation import targets
+from qprobe.engine.losses import bce_tversky_per_image
+from qprobe.engine.metrics.prediction import logit_histograms
+from qprobe.engine.workbench import Workbench
+from qprobe.inference import average_precision_of_histograms
+from qprobe.quant import convert
+from qprobe.quant.catalogue import recipe as named
+
+
+@dataclass(frozen=True)
+class PooledAuprc:
+    """Average precision of all pixels as if they were of one image: the mean over classes."""
+
+    name: str = "auprc"
+
+    def of(self, output: Tensor, batch: Batch) -> NDArray[np.float64]:
+        """Logit histograms of every class, background left out: ``[samples, classes, 2, bins]``."""
+        logits = output.detach().float()
+        target = targets(logits, batch.mask.to(logits.device))
+        first = 1 if logits.shape[1] > 1 else 0
+        channels = [slice(at, at + 1) for at in range(first, logits.shape[1])]
+        found = [logit_histograms(logits[:, one], target[:, one]) for one in channels]
+        return torch.stack(found, dim=1).cpu().numpy().astype(np.float64)
+
+    def reduce(self, totals: NDArray[np.float64]) -> ArrayLike:
+        """The mean over the classes that have a positive, masked where none has."""
+        mean: ArrayLike = average_precision_of_histograms(totals).mean(-1)
+        return mean
+
+
+def subject_of(
+    bench: Workbench,
+    *,
+    recipe: str | None = None,
+    layers: str | None = None,
+    batches: int | None = None,
+) -> Subject:
+    """The model of a training, judged on its validation data: never on what it is tested with.
+
+    Without ``recipe`` it is judged under the recipe it was trained with. ``batches`` takes only
+    the first few. What the analysis runs is float32, whatever the training was computed in.
+    """
+    chosen = recipe or bench.config.recipe
+    convert(bench.model, chosen, layers or bench.config.layers, bench.generator)  # type: ignore[arg-type]
+    bench.model.eval()
+
+    def validation() -> Iterator[Batch]:
+        bench.validation.restart(0)
+        for number, batch in enumerate(bench.validation):
+            if batches is not None and number == batches:
+                return
+            yield replace(batch, image=batch.image.to(bench.device))
+
+    return Subject(
+        model=bench.model,
+        recipe=named(chosen),
+        batches=validation,
+        loss=_losses,
+        score=PooledAuprc(),
+        forward=_forward,
+        groups=_patients,
+        name=f"{bench.config.arch} {bench.config.size}",
+    )
+
+
+def _forward(model: nn.Module, batch: Any) -> Tensor:
+    logits: Tensor = model(batch.image)
+    return logits
+
+
+def _losses(output: Tensor, batch: Batch) -> Tensor:
+    logits = output.float()
+    return bce_tversky_per_image(logits, targets(logits, batch.mask.to(logits.device)))
+
+
+def _patients(batch: Batch) -> Sequence[str]:
+    return batch.patients
