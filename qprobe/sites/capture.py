@@ -93,6 +93,8 @@ class Capture:
         self.sampling = sampling or Sampling()
         #: Number of the outermost call that the tensor being handed over belongs to.
         self.passing = 0
+        #: Whether that call records gradients.
+        self.recording = True
         #: What logits and probabilities that are being handed over are made of, sampled alike;
         #: None where the model has made them itself.
         self.attended: Attended | None = None
@@ -146,6 +148,15 @@ class Capture:
             watch.arm(armed)
         self._intercepting = bool(self._foreign if armed is None else self._foreign & armed)
 
+    @property
+    def parameters(self) -> set[int]:
+        """The ``id`` of each weight that is armed, or whose gradient is."""
+        return {
+            id(weight_of(watch.owner))
+            for watch in self._watches
+            if watch.armed is not None and watch.armed.learned
+        }
+
     def read_weights(self, parameters: Container[int] | None = None) -> None:
         """Hand over weights and their gradients: of a sharded model, this process's shard.
 
@@ -175,6 +186,19 @@ class Capture:
                 # Selective checkpointing counts operations; the receiver's are not the model's.
                 with _disable_current_modes():
                     self._receive(site, tensor.detach())
+        self._seen(site)
+
+    def weight(self, site: Site) -> Tensor | None:
+        """The weight of the module that has ``site``; None where it has none, or a shard of it."""
+        for watch in self._watches:
+            if watch.owner.path == site.path and Role.WEIGHT in watch.owner.roles:
+                weight = weight_of(watch.owner)
+                return (
+                    None if hasattr(weight, "to_local") else local_part(watch.owner.module, weight)
+                )
+        return None
+
+    def _seen(self, site: Site) -> None:
         if self._missing:
             self._missing.discard(site)
             self._missing.discard(replace(site, index=0) if site.index else site)
@@ -216,6 +240,7 @@ class Capture:
         if torch.compiler.is_compiling() or in_backward():
             return
         self.passing += 1
+        self.recording = torch.is_grad_enabled()
         self._counts.clear()
         self._graded.clear()
         # Handles of graphs that are gone.
