@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qprobe.engine import TrainConfig, train
+    from qprobe.probes.attach import attach
+    from qprobe.probes.session import Session
     from qprobe.quant.catalogue import recipe, recipes
     from qprobe.quant.convert import convert, override
     from qprobe.quant.quantize import fake_quantize, quantize
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __version__ = _version("qprobe")
 
 _PUBLIC = {
+    "Session": "qprobe.probes.session",
+    "attach": "qprobe.probes.attach",
     "convert": "qprobe.quant",
     "fake_quantize": "qprobe.quant",
     "open": "qprobe.records",
@@ -30,8 +34,10 @@ _PUBLIC = {
 
 # Not `open`: a star import would hide the built-in.
 __all__ = [
+    "Session",
     "TrainConfig",
     "__version__",
+    "attach",
     "convert",
     "fake_quantize",
     "open",

@@ -67,6 +67,8 @@ class SiteView:
     #: The axis of the site's own tensor that holds the channels.
     axis: int = -1
     step: int = 0
+    #: What the loss was multiplied with before backward, for gradients: a gradient scaler's scale.
+    loss_scale: float = 1.0
     #: A number that differs from look to look, to sample by; the same on all ranks.
     draw: int = 0
     #: What this probe wants to remember of this site until it looks again.

@@ -50,6 +50,9 @@ class Logits(Protocol):
     def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
         """``[samples, heads, queries, keys]``; what is masked is −inf."""
 
+    def sampled(self, sampling: Sampling = ALL, turn: int = 0) -> "Attended | None":
+        """What the logits of the sample are made of, where that is known."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materialized:
@@ -72,6 +75,9 @@ class Materialized:
         masked = picked <= torch.finfo(whole.dtype).min / 2
         dtype = torch.promote_types(whole.dtype, torch.float32)
         return picked.to(dtype).masked_fill(masked, -torch.inf)
+
+    def sampled(self, sampling: Sampling = ALL, turn: int = 0) -> None:
+        """Nothing: only the product has been seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,26 +105,46 @@ class Attended:
         >>> Attended(q=q, k=q, scale=1.0, causal=True).logits().tolist()
         [[[[1.0, -inf], [0.0, 4.0]]]]
         """
+        one = self.sampled(sampling, turn)
+        dtype = torch.promote_types(one.q.dtype, torch.float32)
+        with torch.autocast(one.q.device.type, enabled=False):
+            scale = one.q.shape[-1] ** -0.5 if one.scale is None else one.scale
+            logits = one.q.to(dtype) @ one.k.to(dtype).mT * scale
+        if one.mask is None:
+            return logits
+        if one.mask.dtype is torch.bool:
+            return logits.masked_fill(~one.mask, -torch.inf)
+        return logits + one.mask.to(dtype)
+
+    def sampled(self, sampling: Sampling = ALL, turn: int = 0) -> "Attended":
+        """The sample as an attention of its own, with one head of ``k`` for each of ``q``.
+
+        ``q`` is ``[samples, heads, queries, head_dim]``, ``k`` has all its tokens, and ``mask``
+        holds what of ``mask`` and ``causal`` there is, ``[samples, heads, queries, keys]``.
+        """
         q, k = _four(self.q), _four(self.k)
-        samples, heads, queries, width = q.shape
+        samples, heads, queries, _ = q.shape
         b = _pick(samples, sampling.samples, turn, q.device)[:, None, None]
         h = _pick(heads, sampling.heads, turn, q.device)[None, :, None]
         r = _pick(queries, sampling.queries, turn, q.device)[None, None, :]
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        keys = k[b[..., 0], h[..., 0] // (heads // k.shape[1])].to(dtype)
-        with torch.autocast(q.device.type, enabled=False):
-            scale = width**-0.5 if self.scale is None else self.scale
-            logits = q[b, h, r].to(dtype) @ keys.mT * scale
+        keys = k[b[..., 0], h[..., 0] // (heads // k.shape[1])]
+        mask = None
+        if self.mask is not None:
+            shape = (*self.q.shape[:-1], k.shape[-2])
+            mask = _four(self.mask.broadcast_to(shape))[b, h, r]
         if self.causal:
-            columns = torch.arange(k.shape[-2], device=q.device)
-            logits = logits.masked_fill(columns > r[..., None], -torch.inf)
-        if self.mask is None:
-            return logits
-        shape = (*self.q.shape[:-1], k.shape[-2])
-        mask = _four(self.mask.broadcast_to(shape))[b, h, r]
-        if mask.dtype is torch.bool:
-            return logits.masked_fill(~mask, -torch.inf)
-        return logits + mask.to(dtype)
+            mask = _causal(mask, r, torch.arange(k.shape[-2], device=q.device))
+        return Attended(q=q[b, h, r], k=keys, mask=mask, scale=self.scale)
+
+
+def _causal(mask: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
+    """``mask``, and keys after the query masked out."""
+    seen = columns <= rows[..., None]
+    if mask is None:
+        return seen
+    if mask.dtype is torch.bool:
+        return mask & seen
+    return mask.masked_fill(~seen, -torch.inf)
 
 
 def of_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attended:

@@ -1,7 +1,7 @@
 """Which module calls which function, and for which time in this pass."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -111,16 +111,29 @@ class Calls:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        for path, module in self._model.named_modules():
+        self._watch(self._model.named_modules())
+        return self
+
+    def _watch(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        for path, module in modules:
             enter, leave = partial(self._enter, path), partial(self._leave, path)
             self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             self._handles.append(module.register_forward_hook(leave))
-        return self
 
     def __exit__(self, *_: object) -> None:
         while self._handles:
             self._handles.pop().remove()
         self._stack.clear()
+
+    def begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Enter from within the outermost call, which has these arguments; they may be replaced.
+
+        PyTorch walks through that module's hooks: they must not change now, nor at the end.
+        """
+        self._watch(one for one in self._model.named_modules() if one[0])
+        return self._enter("", self._model, args, kwargs)
 
     @property
     def current(self) -> Call:

@@ -1,7 +1,7 @@
 """The tensors at chosen sites of a model while it runs and trains as it would anyway."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from qprobe.errors import InputError
 from qprobe.quant.attention import ScaledDotProduct
 from qprobe.records.schema import Role
 from qprobe.sites.attention import (
+    Attended,
     Logits,
     Sampling,
     inputs_of_multihead,
@@ -24,10 +25,11 @@ from qprobe.sites.attention import (
 )
 from qprobe.sites.calls import in_backward
 from qprobe.sites.dataflow import first_tensor
-from qprobe.sites.discover import Owner, by_path, owners, stores_transposed
+from qprobe.sites.discover import Owner, by_path, owners
 from qprobe.sites.intercept import Intercept
 from qprobe.sites.site import Site
 from qprobe.sites.trace import Trace
+from qprobe.sites.watch import Watch, local_part, weight_of
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -58,6 +60,9 @@ class Capture:
     optimizer's step. Logits and probabilities of attention are recomputed on a sample; raise
     :attr:`turn` from step to step, so that every head and query has its turn.
 
+    :meth:`arm` narrows what is handed over, from the next pass on; with nothing armed the hooks
+    return at once.
+
     Enter the context before the model is first compiled: hooks that come later are never called.
     In a compiled model ``receive`` is traced, so it has to be one opaque operation that decides for
     itself what counts; :attr:`missed` knows nothing of it, and calls have the index 0. Branches
@@ -86,14 +91,24 @@ class Capture:
     ) -> None:
         self.turn = 0
         self.sampling = sampling or Sampling()
+        #: Number of the outermost call that the tensor being handed over belongs to.
+        self.passing = 0
+        #: Whether that call records gradients.
+        self.recording = True
+        #: What logits and probabilities that are being handed over are made of, sampled alike;
+        #: None where the model has made them itself.
+        self.attended: Attended | None = None
         self._model = model
         self._receive = receive
         self._sites = tuple(dict.fromkeys(sites))
         self._missing = set(self._sites)
         self._watches, foreign = self._split(trace)
         self._intercept = Intercept(model, foreign, trace, self) if trace and foreign else None
-        self._counts: Counter[tuple[_Watch, bool]] = Counter()
-        self._graded: set[tuple[_Watch, int]] = set()
+        self._foreign: frozenset[Site] = frozenset(foreign)
+        self._intercepting = self._intercept is not None
+        self._inside = False
+        self._counts: Counter[tuple[Watch, bool]] = Counter()
+        self._graded: set[tuple[Watch, int]] = set()
         self._handles: list[RemovableHandle] = []
         self._gradients: list[RemovableHandle] = []
         self._stack = ExitStack()
@@ -101,13 +116,17 @@ class Capture:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._remove)
-            self._handles.append(self._model.register_forward_pre_hook(self._begin))
+            if self._intercept is None:
+                self._handles.append(self._model.register_forward_pre_hook(self._begin))
+            else:
+                begin, end = self._begin_intercepted, self._end_intercepted
+                add = self._model.register_forward_pre_hook
+                self._handles.append(add(begin, with_kwargs=True))
+                self._handles.append(self._model.register_forward_hook(end, always_call=True))
             for watch in self._watches:
                 hook = partial(self._called, watch)
                 module = watch.owner.module
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            if self._intercept is not None:
-                stack.enter_context(self._intercept)
             self._stack = stack.pop_all()
         return self
 
@@ -119,18 +138,41 @@ class Capture:
         """The sites asked for of which nothing has come so far."""
         return tuple(site for site in self._sites if site in self._missing)
 
-    def read_weights(self) -> None:
+    def arm(self, sites: Iterable[Site] | None) -> None:
+        """Hand over what comes from ``sites`` alone, from the next pass on; None: from all.
+
+        A compiled model hands over everything, whatever is armed.
+        """
+        armed = None if sites is None else frozenset(sites)
+        for watch in self._watches:
+            watch.arm(armed)
+        self._intercepting = bool(self._foreign if armed is None else self._foreign & armed)
+
+    @property
+    def parameters(self) -> set[int]:
+        """The ``id`` of each weight that is armed, or whose gradient is."""
+        return {
+            id(weight_of(watch.owner))
+            for watch in self._watches
+            if watch.armed is not None and watch.armed.learned
+        }
+
+    def read_weights(self, parameters: Container[int] | None = None) -> None:
         """Hand over weights and their gradients: of a sharded model, this process's shard.
 
-        Weights are ``[outputs, inputs]`` also where a layer stores them transposed.
+        Weights are ``[outputs, inputs]`` also where a layer stores them transposed. With
+        ``parameters``, only those whose ``id`` is in it.
         """
         for watch in self._watches:
-            for site in watch.sites:
-                if site.role in (Role.WEIGHT, Role.GRAD_WEIGHT):
-                    weight = _weight(watch.owner)
-                    tensor = weight if site.role is Role.WEIGHT else weight.grad
-                    if tensor is not None:
-                        self.deliver(site, _local(watch.owner.module, tensor))
+            if watch.armed is None or not watch.armed.learned:
+                continue
+            weight = weight_of(watch.owner)
+            if parameters is not None and id(weight) not in parameters:
+                continue
+            for site in watch.armed.learned:
+                tensor = weight if site.role is Role.WEIGHT else weight.grad
+                if tensor is not None:
+                    self.deliver(site, local_part(watch.owner.module, tensor))
 
     def deliver(self, site: Site, tensor: Tensor) -> None:
         """Hand ``tensor`` over, so that looking at it leaves nothing in the model's graph."""
@@ -144,13 +186,30 @@ class Capture:
                 # Selective checkpointing counts operations; the receiver's are not the model's.
                 with _disable_current_modes():
                     self._receive(site, tensor.detach())
+        self._seen(site)
+
+    def weight(self, site: Site) -> Tensor | None:
+        """The weight of the module that has ``site``; None where it has none, or a shard of it."""
+        for watch in self._watches:
+            if watch.owner.path == site.path and Role.WEIGHT in watch.owner.roles:
+                weight = weight_of(watch.owner)
+                return (
+                    None if hasattr(weight, "to_local") else local_part(watch.owner.module, weight)
+                )
+        return None
+
+    def _seen(self, site: Site) -> None:
         if self._missing:
             self._missing.discard(site)
             self._missing.discard(replace(site, index=0) if site.index else site)
 
     def attend(self, sites: Iterable[Site], attended: Logits) -> None:
         """Hand over logits and probabilities of a sample, as far as ``sites`` ask for them."""
-        self._attend(list(sites), attended, self.sampling)
+        take = getattr(self._receive, "attend", None)
+        if take is None or not torch.compiler.is_compiling():
+            self._attend(list(sites), attended, self.sampling)
+        elif sites:  # what to sample is decided while it runs, not while it is traced
+            take(list(sites), attended)
 
     def on_gradient(self, tensor: Tensor, hook: Any) -> None:
         """Call ``hook`` with the gradient of ``tensor``, as long as this context lasts."""
@@ -158,7 +217,7 @@ class Capture:
         if not torch.compiler.is_compiling():
             self._gradients.append(handle)
 
-    def _split(self, trace: Trace | None) -> tuple[list["_Watch"], list[Site]]:
+    def _split(self, trace: Trace | None) -> tuple[list[Watch], list[Site]]:
         """What modules own, and what is computed inside them."""
         owned = by_path(owners(self._model))
         traced = set(trace.sites) if trace else set()
@@ -175,57 +234,80 @@ class Capture:
                 raise InputError(
                     f"the model has no site {str(site)!r}; take one that discover() lists{hint}."
                 )
-        return [_Watch(*one) for one in plan.values()], foreign
+        return [Watch(*one) for one in plan.values()], foreign
 
     def _begin(self, *_: object) -> None:
         if torch.compiler.is_compiling() or in_backward():
             return
+        self.passing += 1
+        self.recording = torch.is_grad_enabled()
         self._counts.clear()
         self._graded.clear()
         # Handles of graphs that are gone.
         self._gradients = [one for one in self._gradients if one.hooks_dict_ref() is not None]
+
+    def _begin_intercepted(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Watch calls inside the model during this pass, if any is armed."""
+        if in_backward() or self._inside:
+            return None
+        self._begin()
+        if not self._intercepting or self._intercept is None:
+            return None
+        self._inside = True
+        return self._intercept.begin(args, kwargs)
+
+    def _end_intercepted(self, *_: object) -> None:
+        if self._inside and not in_backward() and self._intercept is not None:
+            self._inside = False
+            self._intercept.end()
 
     def _remove(self) -> None:
         for handle in (*self._handles, *self._gradients):
             handle.remove()
         self._handles.clear()
         self._gradients.clear()
+        self._end_intercepted()
 
     def _called(
         self,
-        watch: "_Watch",
+        watch: Watch,
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: object,
     ) -> None:
-        again = not torch.compiler.is_compiling() and in_backward()
+        compiling = torch.compiler.is_compiling()
+        wanted = watch.everything if compiling else watch.armed
+        if wanted is None or not wanted.passing:
+            return
+        again = not compiling and in_backward()
         index = self._number(watch, again=again)
         if not again:
-            if watch.output is not None and (made := first_tensor(output)) is not None:
-                self.deliver(_numbered(watch.output, index), made)
-            if watch.input is not None:
+            if wanted.output is not None and (made := first_tensor(output)) is not None:
+                self.deliver(_numbered(wanted.output, index), made)
+            if wanted.input is not None:
                 taken = first_tensor(args) if args else first_tensor(kwargs)
                 if taken is not None:
-                    self.deliver(_numbered(watch.input, index), taken)
+                    self.deliver(_numbered(wanted.input, index), taken)
             if watch.attends:
                 self._attention(watch, index, args, kwargs)
-        self._gradient(watch, index, output)
+        if wanted.gradient is not None:
+            self._gradient(watch, wanted.gradient, index, output)
 
-    def _number(self, watch: "_Watch", *, again: bool) -> int:
+    def _number(self, watch: Watch, *, again: bool) -> int:
         """Which call of the pass this is; recomputed calls are counted apart."""
         if torch.compiler.is_compiling():
             return 0
         self._counts[watch, again] += 1
         return self._counts[watch, again] - 1
 
-    def _gradient(self, watch: "_Watch", index: int, output: object) -> None:
+    def _gradient(self, watch: Watch, wanted: Site, index: int, output: object) -> None:
         """Have the gradient of the output handed over, when it will be known.
 
         Under reentrant checkpointing only the recomputed call has one, else only the first.
         """
-        if watch.gradient is None:
-            return
         tensor = first_tensor(output)
         if tensor is None or not tensor.requires_grad:
             return
@@ -233,64 +315,70 @@ class Capture:
             if (watch, index) in self._graded:
                 return
             self._graded.add((watch, index))
-        site = _numbered(watch.gradient, index)
+        site = _numbered(wanted, index)
         base = _private_base(tensor, watch.owner.module)
-        if base is None:
+        if torch.compiler.is_compiling():
             self.on_gradient(tensor, partial(self.deliver, site))
+        elif base is None:
+            self.on_gradient(tensor, partial(self._deliver_of, site, self.passing, None))
         else:
-            self.on_gradient(base, partial(self._deliver_as, site, tensor.shape))
+            self.on_gradient(base, partial(self._deliver_of, site, self.passing, tensor.shape))
 
-    def _deliver_as(self, site: Site, shape: torch.Size, gradient: Tensor) -> None:
-        self.deliver(site, gradient.view(shape))
+    def _deliver_of(
+        self, site: Site, passing: int, shape: torch.Size | None, gradient: Tensor
+    ) -> None:
+        """Hand over a gradient of the pass ``passing``, which may not be the last one."""
+        now, self.passing = self.passing, passing
+        try:
+            self.deliver(site, gradient if shape is None else gradient.view(shape))
+        finally:
+            self.passing = now
 
     def _attention(
-        self, watch: "_Watch", index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, watch: Watch, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         module = watch.owner.module
-        sites = [_numbered(site, index) for site in watch.logits]
+        wanted = watch.everything if torch.compiler.is_compiling() else watch.armed
+        if wanted is None:
+            return
+        sites = [_numbered(site, index) for site in wanted.logits]
         if isinstance(module, nn.MultiheadAttention):
             given = inputs_of_multihead(args, kwargs)
-            for site in watch.inputs:
+            for site in wanted.inputs:
                 self.deliver(_numbered(site, index), given["query"])
-            if sites:
-                with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-                    attended = of_multihead(module, given, self.sampling, self.turn)
-                # Its batch items are the sample already.
-                self._attend(sites, attended, replace(self.sampling, samples=None))
+            self._multihead(module, sites, given)
         elif isinstance(module, ScaledDotProduct):
             attended, values = of_product(module.scale, args, kwargs)
-            for site in watch.inputs:
+            for site in wanted.inputs:
                 self.deliver(site, (attended.q, attended.k, values)[site.index])
-            self._attend(sites, attended, self.sampling)
+            self.attend(sites, attended)
+
+    def _multihead(
+        self, module: nn.MultiheadAttention, sites: list[Site], given: dict[str, Any]
+    ) -> None:
+        if not sites:
+            return
+        compiling = torch.compiler.is_compiling()
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+            attended = of_multihead(module, given, self.sampling, 0 if compiling else self.turn)
+        if compiling:
+            self.attend(sites, attended)
+        else:  # its batch items are the sample already
+            self._attend(sites, attended, replace(self.sampling, samples=None))
 
     def _attend(self, sites: list[Site], attended: Logits, sampling: Sampling) -> None:
         if not sites:
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-            logits = attended.logits(sampling, self.turn)
+            sampled = attended.sampled(sampling, self.turn)
+            logits = attended.logits(sampling, self.turn) if sampled is None else sampled.logits()
             probabilities = logits.softmax(-1)
-        for site in sites:
-            self.deliver(site, logits if site.role is Role.ATTN_LOGITS else probabilities)
-
-
-class _Watch:
-    """What is wanted of one module, looked up once."""
-
-    def __init__(self, owner: Owner, sites: list[Site]) -> None:
-        self.owner = owner
-        self.sites = tuple(sites)
-        self.attends = isinstance(owner.module, nn.MultiheadAttention | ScaledDotProduct)
-        inputs = [site for site in sites if site.role is Role.INPUT]
-        self.inputs = tuple(inputs) if self.attends else ()
-        self.input = inputs[0] if inputs and not self.attends else None
-        self.output = self._one(Role.OUTPUT)
-        self.gradient = self._one(Role.GRAD_OUTPUT)
-        self.logits = tuple(
-            site for site in sites if site.role in (Role.ATTN_LOGITS, Role.ATTN_PROBS)
-        )
-
-    def _one(self, role: Role) -> Site | None:
-        return next((site for site in self.sites if site.role is role), None)
+        self.attended = sampled
+        try:
+            for site in sites:
+                self.deliver(site, logits if site.role is Role.ATTN_LOGITS else probabilities)
+        finally:
+            self.attended = None
 
 
 def _numbered(site: Site, index: int) -> Site:
@@ -308,21 +396,3 @@ def _private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:
     if base is None or base.numel() != tensor.numel() or not base.requires_grad:
         return None
     return base if base.is_contiguous() and tensor.is_contiguous() else None
-
-
-def _weight(owner: Owner) -> nn.Parameter:
-    module = owner.module
-    weight: object = getattr(module, "weight", None)
-    if isinstance(module, nn.MultiheadAttention):
-        packed = owner.path.endswith("in_proj")
-        weight = module.in_proj_weight if packed else module.out_proj.weight
-    if not isinstance(weight, nn.Parameter):
-        raise InputError(
-            f"the weight of {owner.path!r} is no parameter any more; make a new capture."
-        )
-    return weight
-
-
-def _local(module: nn.Module, tensor: Tensor) -> Tensor:
-    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local.mT if stores_transposed(module) else local

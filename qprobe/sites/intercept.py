@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -94,14 +94,17 @@ class Intercept(TorchFunctionMode):
         self._operations = {call.operation for call in self._plans}
         _refuse_compiled(model, next(iter(self._plans)))
 
-    def __enter__(self) -> Self:
-        self._calls.__enter__()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
+    def begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Enter from within a call of the model with these arguments; they may be replaced."""
+        self.__enter__()  # type: ignore[no-untyped-call]
+        return self._calls.begin(args, kwargs)
 
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._calls.__exit__(*error)
+    def end(self) -> None:
+        """Leave, at the end of that call."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._calls.__exit__()
 
     def entered(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]

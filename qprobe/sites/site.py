@@ -1,7 +1,7 @@
 """One tensor of one module, or of one call inside a module, and the name it goes by."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qprobe.errors import InputError
 from qprobe.records.schema import Role
@@ -44,6 +44,28 @@ class Site:
     def __str__(self) -> str:
         which = f"[{self.index}]" if self.index or self.role is Role.BRANCH else ""
         return f"{self.kind} {self.path or ROOT} {self.role}{which}"
+
+    @property
+    def name(self) -> str:
+        """What the site is called in records, beside its role.
+
+        >>> Site("head", Role.INPUT, "linear").name, Site("cat.0", Role.BRANCH, "cat", 1).name
+        ('head', 'cat.0#1')
+        """
+        several = self.index or self.role is Role.BRANCH or self._operand
+        return f"{self.path or ROOT}#{self.index}" if several else self.path or ROOT
+
+    @property
+    def merged(self) -> "Site":
+        """The site without the number of its call, which branches and operands do not have."""
+        if not self.index or self.role is Role.BRANCH or self._operand:
+            return self
+        return replace(self, index=0)
+
+    @property
+    def _operand(self) -> bool:
+        """Whether the index tells query, key and value apart."""
+        return self.kind == "attention" and self.role is Role.INPUT
 
     @classmethod
     def parse(cls, text: str) -> "Site":

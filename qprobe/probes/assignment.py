@@ -1,0 +1,146 @@
+"""Which probe looks where, worked out once when a session starts."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from qprobe.errors import InputError
+from qprobe.native import Sampled
+from qprobe.probes.base import Field, Probe
+from qprobe.records.schema import Role
+from qprobe.sites import Site
+from qprobe.sites.discover import Owner
+from qprobe.sites.site import ROOT
+
+_SAMPLED = {
+    Field.HISTOGRAM: Sampled.HISTOGRAM,
+    Field.NVFP4: Sampled.NVFP4,
+    Field.INT4: Sampled.INT4,
+}
+_LEARNED = frozenset({Role.WEIGHT, Role.GRAD_WEIGHT})
+_ATTENDING = frozenset({Role.ATTN_LOGITS, Role.ATTN_PROBS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slot:
+    """One probe at one site."""
+
+    probe: Probe
+    site: Site
+    module: nn.Module | None
+    #: Number of the layer, for schedules that take layers in turn.
+    layer: int
+    #: The other sites of the same call that the probe needs; a weight is not among them.
+    companions: tuple[Site, ...] = ()
+    #: Whether it needs the module's weight beside them.
+    weighted: bool = False
+    #: What the summary has to measure for it; None where it looks at tensors itself.
+    measure: Sampled | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All that has to be watched for it."""
+        return (self.site, *self.companions)
+
+    def __str__(self) -> str:
+        return f"{self.probe.name} at {self.site}"
+
+
+def assign(
+    probes: Sequence[Probe], sites: Sequence[Site], owners: Mapping[str, Owner], *, lenient: bool
+) -> tuple[Slot, ...]:
+    """Every probe at every site that it selects.
+
+    One that selects none is an error that names the kinds there are, unless ``lenient``: then it
+    is left out, and it is an error if nothing is left.
+    """
+    layers = {path: number for number, path in enumerate(dict.fromkeys(s.path for s in sites))}
+    places = {(site.path, site.role, site.index): site for site in sites}
+    slots: list[Slot] = []
+    for probe in probes:
+        chosen = [site for site in sites if probe.selects(site)]
+        if not chosen and not lenient:
+            raise InputError(_nowhere(f"the probe {probe.name!r} selects", sites))
+        for site in chosen:
+            owner = owners.get(site.path)
+            module = None if owner is None or site.kind != owner.kind else owner.module
+            slots.append(_slot(probe, site, module, (layers[site.path], places)))
+    if not slots:
+        raise InputError(_nowhere("the probes select", sites))
+    return tuple(slots)
+
+
+def _nowhere(who: str, sites: Iterable[Site]) -> str:
+    counts: dict[str, int] = {}
+    for site in sites:
+        counts[site.kind] = counts.get(site.kind, 0) + 1
+    known = ", ".join(f"{kind} ({count})" for kind, count in counts.items()) or "none at all"
+    return (
+        f"{who} none of the sites, of which there are {known}; choose other sites or probes, or "
+        "pass example= to find attention and fusions."
+    )
+
+
+def _slot(
+    probe: Probe,
+    site: Site,
+    module: nn.Module | None,
+    at: tuple[int, Mapping[tuple[str, Role, int], Site]],
+) -> Slot:
+    layer, places = at
+    fields = [need for need in probe.needs if isinstance(need, Field)]
+    roles = [need for need in probe.needs if isinstance(need, Role) and need is not site.role]
+    if fields:
+        _check_fields(probe, site, roles)
+        measure = Sampled.NOTHING
+        for one in fields:
+            measure |= _SAMPLED.get(one, Sampled.NOTHING)
+        return Slot(probe=probe, site=site, module=module, layer=layer, measure=measure)
+    passing = [role for role in roles if role is not Role.WEIGHT or site.role in _LEARNED]
+    companions = tuple(_companions(probe, site, passing, places))
+    return Slot(
+        probe=probe,
+        site=site,
+        module=module,
+        layer=layer,
+        companions=companions,
+        weighted=len(passing) < len(roles),
+    )
+
+
+def _check_fields(probe: Probe, site: Site, roles: Sequence[Role]) -> None:
+    if roles:
+        raise InputError(
+            f"the probe {probe.name!r} needs {', '.join(roles)} beside fields of a summary; "
+            "ask for either roles or fields."
+        )
+    if site.role in _ATTENDING:
+        raise InputError(
+            f"the probe {probe.name!r} needs a summary of {str(site)!r}, which has no channels; "
+            "leave attention to probes that look at it themselves."
+        )
+
+
+def _companions(
+    probe: Probe,
+    site: Site,
+    roles: Iterable[Role],
+    places: Mapping[tuple[str, Role, int], Site],
+) -> Iterator[Site]:
+    for role in roles:
+        if (role in _LEARNED) != (site.role in _LEARNED):
+            raise InputError(
+                f"the probe {probe.name!r} needs {role} beside {site.role} of "
+                f"{site.path or ROOT!r}, which are not of one call; the weight's gradient of a "
+                "call is grad_outputᵀ·input."
+            )
+        found = places.get((site.path, role, site.index)) or places.get((site.path, role, 0))
+        if found is None:
+            raise InputError(
+                f"the probe {probe.name!r} needs {role} beside {str(site)!r}, which has none; "
+                "let it select sites that have."
+            )
+        yield found

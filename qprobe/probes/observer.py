@@ -1,0 +1,234 @@
+"""What happens when a hook hands a tensor over."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from qprobe.native import Sampled
+from qprobe.probes import op
+from qprobe.probes.assignment import Slot
+from qprobe.probes.axis import channel_axis
+from qprobe.probes.base import SiteView, State
+from qprobe.probes.pending import Pending
+from qprobe.probes.summary import Summary, TokenSample
+from qprobe.records.schema import Role
+from qprobe.sites import Attended, Capture, Site
+from qprobe.sites.calls import in_backward
+
+_BACKWARD: Final = frozenset({Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.WEIGHT, Role.BRANCH})
+_MULTIPLIER: Final = 0x9E3779B97F4A7C15
+
+
+def draw_of(step: int, look: int) -> int:
+    """A number without a pattern for each step and look, the same in all processes.
+
+    >>> draw_of(1, 0) != draw_of(1, 1) != draw_of(2, 0)
+    True
+    """
+    mixed = ((step << 20) + look + 1) * _MULTIPLIER % 2**64
+    return ((mixed ^ (mixed >> 29)) * _MULTIPLIER % 2**64) >> 33
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What is armed at one site."""
+
+    measure: Sampled | None = None
+    interval: int = 0
+    alone: list[Slot] = field(default_factory=list)
+    together: list[Slot] = field(default_factory=list)
+
+
+class Observer:
+    """Takes tensors from a :class:`~qprobe.sites.Capture` and lets the armed probes look at them.
+
+    What it holds: a summary for each site that is armed for one, the merged states of probes, and
+    copies of a few examples of calls whose gradient is still to come. :meth:`take` gives the
+    results and forgets them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        slots: Sequence[Slot],
+        *,
+        evaluation: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.step = 0
+        self.loss_scale = 1.0
+        #: Seconds spent on looking, by the interval of the schedule that asked for it.
+        self.spent: dict[int, float] = {}
+        #: How many tensors something has looked at.
+        self.looks = 0
+        self._capture: Capture | None = None
+        self._model = model
+        self._evaluation = evaluation
+        self._clock = clock
+        self._wanted: dict[Site, _Wanted] = {}
+        self._intervals: dict[Slot, int] = {}
+        self._states: dict[Slot, State] = {}
+        self._summaries: dict[Site, Summary] = {}
+        self._summarised: set[Site] = set()
+        self._pending = Pending()
+        self._modules = {slot.site: slot.module for slot in slots}
+        self._sites = tuple(dict.fromkeys(site for slot in slots for site in slot.sites))
+        self._slots = {site: number for number, site in enumerate(self._sites)}
+        self._number = op.register(self)
+        self._token = torch.zeros(1)
+        self._lock = threading.RLock()
+
+    def bind(self, capture: Capture) -> None:
+        """Take tensors from ``capture``."""
+        self._capture = capture
+
+    def __call__(self, site: Site, tensor: Tensor) -> None:
+        """One tensor, from a hook that runs or is being traced."""
+        if torch.compiler.is_compiling():
+            slot, recording = self._slots[site], torch.is_grad_enabled()
+            torch.ops.qprobe.observe(tensor, self._token, self._number, slot, recording)
+            return
+        capture = self._capture
+        if self._wanted and capture and self._counts(site, recording=capture.recording):
+            self._look(site, tensor, capture.passing)
+
+    def attend(self, sites: Sequence[Site], attended: Attended) -> None:
+        """What logits are made of, from a hook that is being traced."""
+        slots = [self._slots[site] for site in sites]
+        q, k, mask = attended.q.detach(), attended.k.detach(), attended.mask
+        torch.ops.qprobe.attend(
+            *(q, k, None if mask is None else mask.detach(), attended.scale, attended.causal),
+            *(self._token, self._number, slots, torch.is_grad_enabled()),
+        )
+
+    def seen(self, slot: int, tensor: Tensor, *, recording: bool) -> None:
+        site = self._sites[slot]
+        if site in self._wanted and self._counts_now(site, recording=recording):
+            with torch.no_grad():
+                self._look(site, tensor, 0)
+
+    def attended(self, slots: Sequence[int], attended: Attended, *, recording: bool) -> None:
+        sites = [self._sites[slot] for slot in slots if self._sites[slot] in self._wanted]
+        if sites and self._capture and self._counts_now(sites[0], recording=recording):
+            self._capture.attend(sites, attended)
+
+    def _counts(self, site: Site, *, recording: bool) -> bool:
+        """Whether a call counts that does, or does not, record gradients."""
+        passing = recording or self._evaluation or self._model.training
+        return passing or site.role in _BACKWARD
+
+    def _counts_now(self, site: Site, *, recording: bool) -> bool:
+        """The same in compiled code, where forward hooks run again when a call is recomputed."""
+        again = in_backward() and site.role not in _BACKWARD
+        return not again and self._counts(site, recording=recording)
+
+    def arm(self, slots: Iterable[tuple[Slot, int]]) -> frozenset[Site]:
+        """Look for these slots, each charged to an interval; gives the sites to watch."""
+        self._wanted, self._intervals = {}, {}
+        self._pending.clear()
+        for slot, interval in slots:
+            self._intervals[slot] = interval
+            for site in slot.sites:
+                wanted = self._wanted.setdefault(site, _Wanted())
+                if slot.measure is not None:
+                    wanted.measure = (wanted.measure or Sampled.NOTHING) | slot.measure
+                    wanted.interval = min(wanted.interval or interval, interval)
+                elif slot.companions or slot.weighted:
+                    wanted.together.append(slot)
+                else:
+                    wanted.alone.append(slot)
+        return frozenset(self._wanted)
+
+    def take(self) -> tuple[dict[Slot, State], dict[Site, Summary]]:
+        """The states and summaries since the last time."""
+        states, self._states = self._states, {}
+        summaries = {site: self._summaries[site] for site in self._summarised}
+        for site, summary in summaries.items():
+            self._summaries[site] = summary.fresh()
+        self._summarised.clear()
+        self._pending.clear()
+        return states, summaries
+
+    def forget(self) -> None:
+        """Let go of everything that is held."""
+        self.arm(())
+        self.take()
+        self._summaries.clear()
+
+    def _look(self, site: Site, tensor: Tensor, passing: int) -> None:
+        key = site.merged
+        wanted = self._wanted.get(key)
+        if wanted is None or not tensor.is_floating_point():
+            return
+        with self._lock:  # backward has a thread for each device
+            self.looks += 1
+            if wanted.measure is not None:
+                began = self._clock()
+                self._summarise(key, tensor, wanted.measure, passing)
+                self._charge(wanted.interval, began)
+            for slot in wanted.alone:
+                self._observe(slot, {key.role: tensor}, passing)
+            for slot in wanted.together:
+                self._gather(slot, site, tensor, passing)
+
+    def _charge(self, interval: int, began: float) -> None:
+        seconds = self._clock() - began
+        self.spent[interval] = self.spent.get(interval, 0.0) + seconds
+
+    def _summarise(self, key: Site, tensor: Tensor, measure: Sampled, passing: int) -> None:
+        axis = channel_axis(key, self._modules.get(key), tensor.dim())
+        tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
+        summary = self._summaries.get(key)
+        if summary is None or summary.buffer.device != tensor.device:
+            summary = Summary(tensor.shape[axis], tensor.device)
+            self._summaries[key] = summary
+        sample = TokenSample(draw=draw_of(self.step, passing))
+        try:
+            summary.observe(tensor, axis, sample=sample, measure=measure)
+        except Exception as error:
+            error.add_note(f"while summarising {key}")
+            raise
+        self._summarised.add(key)
+
+    def _gather(self, slot: Slot, site: Site, tensor: Tensor, passing: int) -> None:
+        """One of several tensors of a call; the last one lets the probe look."""
+        began = self._clock()
+        draw = draw_of(self.step, passing)
+        tensors = self._pending.add(slot, site, tensor, passing=passing, draw=draw)
+        self._charge(self._intervals[slot], began)
+        if tensors is None:
+            return
+        if slot.weighted:
+            weight = None if self._capture is None else self._capture.weight(slot.site)
+            if weight is None:
+                return
+            tensors[Role.WEIGHT] = weight.detach()
+        self._observe(slot, tensors, passing)
+
+    def _observe(self, slot: Slot, tensors: dict[Role, Tensor], passing: int) -> None:
+        began = self._clock()
+        own = tensors[slot.site.role]
+        view = SiteView(
+            site=slot.site,
+            module=slot.module,
+            tensors=tensors,
+            attended=None if self._capture is None else self._capture.attended,
+            axis=channel_axis(slot.site, slot.module, own.dim()),
+            step=self.step,
+            draw=draw_of(self.step, passing),
+            loss_scale=self.loss_scale,
+            memory=slot.memory,
+        )
+        try:
+            state = slot.probe.observe(view)
+        except Exception as error:
+            error.add_note(f"while the probe {slot}, shape {list(own.shape)}, was looking")
+            raise
+        if state is not None:
+            known = self._states.get(slot)
+            self._states[slot] = state if known is None else known.merge(state)
+        self._charge(self._intervals[slot], began)

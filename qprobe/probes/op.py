@@ -1,0 +1,83 @@
+"""One opaque operation through which a compiled model hands its tensors to a session.
+
+A hook that keeps Python state, or decides by it, breaks a compiled graph or has it compiled anew.
+So a hook that is traced leaves one call of ``qprobe::observe`` in the graph, whatever the schedule,
+and the body decides, each time it runs, whether this call counts. It changes a token that nobody
+reads, so that the compiler neither drops it nor moves two calls of it past each other.
+"""
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from qprobe.sites import Attended
+
+
+class Watcher(Protocol):
+    """Who is told when the operation runs."""
+
+    def seen(self, slot: int, tensor: Tensor, *, recording: bool) -> None:
+        """A tensor of the site that has this number; gradients were recorded around the call."""
+
+    def attended(self, slots: Sequence[int], attended: Attended, *, recording: bool) -> None:
+        """What the logits at these sites are made of."""
+
+
+_numbers = count()
+_watchers: WeakValueDictionary[int, Watcher] = WeakValueDictionary()
+
+_library = torch.library.Library("qprobe", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "observe(Tensor x, Tensor(a!) token, int watcher, int slot, bool recording) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+_library.define(  # type: ignore[no-untyped-call]
+    "attend(Tensor q, Tensor k, Tensor? mask, float? scale, bool causal, Tensor(a!) token, "
+    "int watcher, int[] slots, bool recording) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+
+
+def register(watcher: Watcher) -> int:
+    """The number by which the operation knows ``watcher``, as long as it lives."""
+    number = next(_numbers)
+    _watchers[number] = watcher
+    return number
+
+
+def _observe(x: Tensor, token: Tensor, watcher: int, slot: int, recording: bool) -> None:
+    del token
+    told = _watchers.get(watcher)
+    if told is not None:
+        told.seen(slot, x, recording=recording)
+
+
+def _attend(  # noqa: PLR0913 - the schema of the operation
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    causal: bool,
+    token: Tensor,
+    watcher: int,
+    slots: Sequence[int],
+    recording: bool,
+) -> None:
+    del token
+    told = _watchers.get(watcher)
+    if told is not None:
+        attended = Attended(q=q, k=k, mask=mask, scale=scale, causal=causal)
+        told.attended(slots, attended, recording=recording)
+
+
+def _nothing(*_: object) -> None:
+    """What tracing with tensors that hold no values does."""
+
+
+for _name, _body in (("observe", _observe), ("attend", _attend)):
+    _library.impl(_name, _body, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"qprobe::{_name}", _nothing, lib=_library)

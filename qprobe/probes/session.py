@@ -1,0 +1,374 @@
+"""Watches every layer of a model while it trains.
+
+::
+
+    with qprobe.attach(model, run="x.qprobe") as session:
+        for batch in batches:
+            loss = train_one_step(model, batch)
+            session.step(loss=loss)
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from qprobe.errors import InputError
+from qprobe.probes import ranks
+from qprobe.probes.assignment import Slot
+from qprobe.probes.budget import Budget
+from qprobe.probes.ledger import Ledger
+from qprobe.probes.observer import Observer
+from qprobe.probes.packing import on_host
+from qprobe.probes.results import Results, results
+from qprobe.probes.schedule import Schedule
+from qprobe.records import Array, Column, Record, Status
+from qprobe.sites import Capture, Sampling, Site, Trace
+
+#: Looks at one site after which a session warns that nothing has come of them.
+_PATIENCE = 3
+#: Steps whose scalars wait for the next flush, at most.
+_WAITING = 64
+
+Scalar = float | Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a session does beside looking; see :func:`qprobe.attach`."""
+
+    schedules: Mapping[str, Schedule]
+    budget: float | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    evaluation: bool = False
+    loss_scale: float | Callable[[], float] = 1.0
+    start: int = 0
+    arrays: int = 10
+    clock: Callable[[], float] = time.perf_counter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a session did."""
+
+    steps: int
+    #: Steps at which something was looked at.
+    looks: int
+    #: By how many times intervals are longer than asked for, to keep the budget.
+    stretch: int
+    #: Seconds that looking took, flushes included, and the rest of the time.
+    seconds: float
+    others_s: float
+    #: What was planned and never happened: names of probes, and sites.
+    missed: tuple[tuple[str, Site], ...]
+
+    @property
+    def overhead(self) -> float:
+        """Time for looking over the rest of the time."""
+        return self.seconds / self.others_s if self.others_s else 0.0
+
+
+class Session:
+    """Probes that watch a model; made by :func:`qprobe.attach`, ended by ``with`` or ``close``.
+
+    Call :meth:`step` after each optimizer step, in every process. Everything between two calls is
+    one step: all micro-batches of a gradient accumulation. Passes in evaluation mode that record no
+    gradients do not count, unless asked for.
+
+    **Weights and their gradients** are read when an optimizer of PyTorch is about to step: they are
+    then those that the pass has used, and whole. With an optimizer of another kind call
+    :meth:`read_weights` before it steps; otherwise weights are read in :meth:`step`, after the
+    update, and gradients only if they are still there.
+
+    **Memory** does not grow with steps or tokens: for each site with a summary 44 kB at 768
+    channels, the states of the other probes, copies of four examples (or 512 tokens) of at most 64
+    calls a probe that compares tensors of one call, and without a file the latest 200,000 records.
+
+    **Several processes** of the default process group are merged at a flush, in their order; the
+    first one writes. A process without a batch calls :meth:`step` all the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        slots: tuple[Slot, ...],
+        ledger: Ledger,
+        trace: Trace | None,
+        settings: Settings,
+    ) -> None:
+        self._model = model
+        self._slots = slots
+        self._ledger = ledger
+        self._settings = settings
+        self._budget = Budget(settings.budget)
+        self._observer = Observer(
+            model, slots, evaluation=settings.evaluation, clock=settings.clock
+        )
+        sites = dict.fromkeys(site for slot in slots for site in slot.sites)
+        self._capture = Capture(
+            model, sites, self._observer, trace=trace, sampling=settings.sampling
+        )
+        self._observer.bind(self._capture)
+        self._count = settings.start
+        self._looks = self._look_seconds = self._others = 0.0
+        self._armed: dict[Slot, int] = {}
+        self._missing: dict[Slot, int] = dict.fromkeys(slots, 0)
+        self._missed_looks: dict[Slot, int] = {}
+        self._waiting: list[tuple[int, str, Scalar]] = []
+        self._read: set[int] = set()
+        self._warned = self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._capture.__enter__()
+        self._optimizers = register_optimizer_step_pre_hook(self._before_update)
+        self._ended = self._settings.clock()
+        self._arm()
+
+    # What a user calls.
+
+    def step(self, loss: Scalar | None = None, **scalars: Scalar) -> None:
+        """An optimizer step is done; ``scalars`` are recorded at every step.
+
+        Tensors are read at the next flush, so that nothing waits for the device here.
+        """
+        self._check_open()
+        began = self._settings.clock()
+        self._count += 1
+        given = scalars if loss is None else {"loss": loss, **scalars}
+        self._waiting += [
+            (self._count, key, value.detach() if isinstance(value, Tensor) else value)
+            for key, value in given.items()
+        ]
+        looking = self._spent()
+        self._others += began - self._ended - looking
+        self._budget.step(began - self._ended - looking)
+        if self._armed:
+            self._look(began)
+        elif len(self._waiting) >= _WAITING:
+            self._write_waiting()
+        self._arm()
+        self._ended = self._settings.clock()
+
+    def read_weights(self) -> None:
+        """Look at weights and their gradients now: before the optimizer steps."""
+        self._check_open()
+        self._read_weights(self._capture.parameters)
+
+    def observe_next(self) -> None:
+        """Let every probe look at the step under way, from the next pass on."""
+        self._check_open()
+        self._take_up({slot: self._interval(slot) for slot in self._slots})
+
+    @property
+    def steps(self) -> int:
+        """The number of the last step that is done."""
+        return self._count
+
+    @property
+    def due(self) -> bool:
+        """Whether the step under way is looked at."""
+        return bool(self._armed)
+
+    @property
+    def missed(self) -> tuple[tuple[str, Site], ...]:
+        """What was planned, and has never happened so far: names of probes, and sites."""
+        return tuple(
+            (slot.probe.name, slot.site) for slot in self._slots if self._missing.get(slot, 0) > 0
+        )
+
+    def report(self) -> Report:
+        """What has been done so far, and at what cost."""
+        return Report(
+            steps=self._count - self._settings.start,
+            looks=int(self._looks),
+            stretch=self._budget.stretch,
+            seconds=self._look_seconds,
+            others_s=self._others,
+            missed=self.missed,
+        )
+
+    def records(self) -> list[Record]:
+        """The latest records of a session that writes no file."""
+        return self._ledger.records
+
+    def arrays(self) -> list[Array]:
+        """The latest array of each kind of a session that writes no file."""
+        return self._ledger.arrays
+
+    def close(self, status: Status = Status.FINISHED, reason: str | None = None) -> None:
+        """Take all hooks off, write what is left and close the run; closing twice is allowed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._capture.__exit__()
+        self._optimizers.remove()
+        self._observer.forget()
+        self._armed = {}
+        try:
+            if ranks.rank() == 0:
+                self._write_waiting()
+                self._report_missed()
+        finally:
+            self._ledger.close(status, reason)
+        if status is Status.FINISHED:
+            self._warn(patience=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, KeyboardInterrupt):
+            self.close(Status.INTERRUPTED, "interrupted from the keyboard")
+        else:
+            self.close(Status.FAILED, f"{type(error).__name__}: {error}")
+
+    # What happens at a step.
+
+    def _interval(self, slot: Slot) -> int:
+        schedule = self._settings.schedules[slot.probe.name]
+        return getattr(schedule, "interval", 1)
+
+    def _arm(self) -> None:
+        """Get ready for the next step."""
+        step, stretch = self._count + 1, self._budget.stretch
+        due: dict[Slot, int] = {}
+        schedules = self._settings.schedules
+        names = {name for name, one in schedules.items() if one.due(step, stretch)}
+        if names:
+            due = {
+                slot: self._interval(slot)
+                for slot in self._slots
+                if slot.probe.name in names
+                and schedules[slot.probe.name].takes(slot.layer, step, stretch)
+            }
+        if due or self._armed:
+            self._take_up(due)
+
+    def _take_up(self, due: dict[Slot, int]) -> None:
+        self._armed = due
+        self._read = set()
+        self._observer.step = self._count + 1
+        if due:
+            scale = self._settings.loss_scale
+            self._observer.loss_scale = float(scale() if callable(scale) else scale)
+        self._capture.arm(self._observer.arm(due.items()))
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if self._armed:
+            held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+            self._read_weights(held & self._capture.parameters)
+
+    def _read_weights(self, parameters: set[int]) -> None:
+        unread = parameters - self._read
+        self._read |= unread
+        if unread:
+            self._capture.read_weights(unread)
+
+    def _spent(self) -> float:
+        return sum(self._observer.spent.values())
+
+    def _look(self, began: float) -> None:
+        """Flush what the armed probes have seen, and count what it cost."""
+        self._read_weights(self._capture.parameters)
+        spent, self._observer.spent = self._observer.spent, {}
+        states, summaries = self._observer.take()
+        found = results(self._slots, self._armed, states, summaries, self._observer)
+        self._looks += 1
+        self._capture.turn += 1
+        self._write_waiting(flush=False)
+        if found is not None:
+            self._file(found)
+        shortest = min(self._armed.values())
+        spent[shortest] = spent.get(shortest, 0.0) + self._settings.clock() - began
+        self._look_seconds += sum(spent.values())
+        self._budget.look(spent)
+        self._budget.choose(ranks.agree(self._count, self._budget.share(stretch=1)))
+        if ranks.rank() == 0:
+            self._ledger.scalars(self._count, self._own(sum(spent.values())))
+            self._ledger.flush()
+
+    def _file(self, found: Results) -> None:
+        for values in found.scalars.values():
+            self._ledger.scalars(self._count, values)
+        if self._settings.arrays and (self._looks - 1) % self._settings.arrays == 0:
+            self._ledger.keep(found.arrays(self._count))
+        for slot in self._armed:
+            if slot in found.seen:
+                self._missing[slot] = -1
+            else:
+                self._missed_looks[slot] = self._missed_looks.get(slot, 0) + 1
+                if self._missing[slot] >= 0:
+                    self._missing[slot] += 1
+        self._warn(patience=_PATIENCE)
+
+    def _own(self, seconds: float) -> dict[Column, float]:
+        """The session's numbers about itself."""
+        budget = self._budget
+        found = {
+            "interval": min(self._armed.values()) * budget.stretch,
+            "stretch": budget.stretch,
+            "seconds": seconds,
+            "step_s": budget.step_s,
+            "overhead_percent": 100.0 * budget.share(),
+            "loss_scale": self._observer.loss_scale,
+            "processes": ranks.size(),
+            "missed": sum(1 for slot in self._armed if self._missing[slot] >= 0),
+        }
+        return {
+            Column("", "", "session", key): float(value)
+            for key, value in found.items()
+            if value is not None
+        }
+
+    def _write_waiting(self, *, flush: bool = True) -> None:
+        waiting, self._waiting = self._waiting, []
+        if ranks.rank() != 0 or not waiting:
+            return
+        for step, key, value in on_host(waiting):
+            self._ledger.scalar(step, Column("", "", "training", key), float(value))
+        if flush:
+            self._ledger.flush()
+
+    def _report_missed(self) -> None:
+        step = self._count
+        by_probe: dict[str, dict[Column, float]] = {}
+        for slot, looks in self._missed_looks.items():
+            key = f"missed.{slot.probe.name}"
+            column = Column(slot.site.name, str(slot.site.role), "session", key)
+            by_probe.setdefault(slot.probe.name, {})[column] = float(looks)
+        for values in by_probe.values():
+            for column, value in values.items():
+                self._ledger.scalar(step, column, value)
+
+    def _warn(self, *, patience: int) -> None:
+        """Say once that planned observations do not happen."""
+        deaf = [slot for slot, count in self._missing.items() if count >= patience]
+        if self._warned or not deaf:
+            return
+        self._warned = True
+        names = ", ".join(str(slot) for slot in deaf[:3])
+        more = f" and {len(deaf) - 3} more" if len(deaf) > 3 else ""
+        warnings.warn(
+            f"planned and never seen so far: {names}{more}; the layer does not run, has no "
+            "gradient or runs in code that was compiled before: choose other sites or see "
+            "session.missed.",
+            stacklevel=4,
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("this session is closed; attach a new one.")
