@@ -1,6 +1,6 @@
 """What a probe is: a question that is asked at sites, and partial answers that merge."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self, runtime_checkable
@@ -69,6 +69,8 @@ class SiteView:
     step: int = 0
     #: A number that differs from look to look, to sample by; the same on all ranks.
     draw: int = 0
+    #: What the loss was multiplied with before backward, for a probe of gradients.
+    loss_scale: Tensor | float = 1.0
     #: What this probe wants to remember of this site until it looks again.
     memory: dict[str, Any] = field(default_factory=dict)
 
@@ -122,6 +124,14 @@ class JointProbe(Probe, Protocol):
 
     def join(self, states: Mapping[Site, State]) -> Mapping[Site, State]:
         """More states, from all that this probe has merged by the time of a flush."""
+
+
+@runtime_checkable
+class ChoosingProbe(Probe, Protocol):
+    """A probe that sees all the sites it selects before it says which ones it watches."""
+
+    def choose(self, sites: Sequence[Site]) -> Sequence[Site]:
+        """Some of the selected sites, which come in the order in which they were discovered."""
 
 
 def _checked(name: str, obj: object) -> Probe:

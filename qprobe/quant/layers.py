@@ -61,19 +61,29 @@ class Linear(QuantizedLayer, nn.Linear):
 
 def kernel_of(
     module: nn.Module, x: Tensor, w: Tensor, outputs: torch.Size
-) -> tuple[Kernel, Tensor] | None:
-    """The products of one call of a layer, and the input as they take it.
+) -> tuple[Kernel, Tensor]:
+    """The products of one call of a linear layer or convolution, and the input as they take it.
 
     ``module`` is a plain layer or a quantized one, ``w`` its weight ``[outputs, inputs, ...]`` (as
-    a transposed convolution has it), ``outputs`` the shape of what the call returned. None where
-    the layer is not a linear one nor a convolution.
+    a transposed convolution has it), ``outputs`` the shape of what the call returned.
     """
     if isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001
         padded = _padded(module, x)
         return _conv_kernel(module, w, _extra(module, x, outputs)), padded
-    if w.dim() == 2 and x.shape[-1] == w.shape[1] and outputs[-1] == w.shape[0]:
-        return LinearKernel(w), x
-    return None
+    if w.dim() != 2 or x.shape[-1] != w.shape[1] or outputs[-1] != w.shape[0]:
+        raise InputError(
+            f"{type(module).__name__} with a weight of {list(w.shape)}, input {list(x.shape)} and "
+            f"output {list(outputs)} is no linear layer and no convolution; leave it out."
+        )
+    return LinearKernel(w), x
+
+
+def weight_kernel(module: nn.Module, w: Tensor) -> Kernel | None:
+    """The products of a layer as far as its weight is concerned; None where it has none."""
+    if isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001
+        return _conv_kernel(module, w, [0] * len(module.stride))
+    multiplies = w.dim() == 2 and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    return LinearKernel(w) if multiplies else None
 
 
 def _conv_kernel(
