@@ -1,6 +1,7 @@
 """Logits of one attention before and after a recipe, on a sample, for the probes of attention."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -66,6 +67,7 @@ class Look:
     setup: Setup
     #: Whether the model itself runs under the recipe.
     running: bool
+    made: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def at(cls, view: SiteView, wanted: Setup | None, sampling: Sampling) -> Self | None:
@@ -77,18 +79,32 @@ class Look:
         gemm = products_of(setup.recipe)
         if not gemm.quantizes and not setup.recipe.fprop.quantizes:
             return None
-        sample = attended.sample(sampling, view.draw)
-        return cls(attended=attended, sample=sample, setup=setup, running=wanted is None)
+        key = (cls, setup, sampling, view.draw)
+        if key not in attended.memo:
+            sample = attended.sample(sampling, view.draw)
+            attended.memo[key] = cls(
+                attended=attended, sample=sample, setup=setup, running=wanted is None
+            )
+        look: Self = attended.memo[key]
+        return look
 
-    @property
     def reference(self) -> Tensor:
         """``q·kᵀ·scale`` of the queries and keys that the attention got."""
-        return self.sample.products(self.sample.q, self.sample.k)
+        return self._once("reference", lambda: self.sample.products(self.sample.q, self.sample.k))
 
     def quantized(self) -> Tensor:
         """``Q(q)·Q(k)ᵀ·scale`` of the same."""
+        return self._once("quantized", self._quantized)
+
+    def _quantized(self) -> Tensor:
         q = self._take(self.sample.q, self.attended.q, "q")
         return self.sample.products(q, self._take(self.sample.k, self.attended.k, "k"))
+
+    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Computed for the first probe that asks."""
+        if name not in self.made:
+            self.made[name] = compute()
+        return self.made[name]
 
     def probabilities(self, p: Tensor) -> Tensor:
         """Probabilities as the product with the values sees them."""
@@ -113,7 +129,7 @@ class Look:
         parts_k = self._project(calls[1], [r for r in rows_k if r], None)
         before = sample.products(parts_q[0], parts_k[0])
         if self.running:
-            return before, self.reference
+            return before, self.reference()
         return before, sample.products(parts_q[1], parts_k[1])
 
     def _project(

@@ -88,9 +88,11 @@ class AttentionLogits:
         if look is None:
             return None
         sample, placed = look.sample, (look.sample.heads, look.sample.of_heads)
-        qk = logit_error(look.reference, look.quantized(), sample.mask)
-        projected = look.projected()
-        proj = None if projected is None else logit_error(*projected, sample.mask)
+        every = sample.mask is None
+        qk = logit_error(look.reference(), look.quantized(), sample.mask, complete=every)
+        proj, projected = None, look.projected()
+        if projected is not None:
+            proj = logit_error(*projected, sample.mask, complete=every)
         one = torch.ones((), dtype=torch.int64, device=sample.q.device)
         return LogitsUnderRecipe(
             looks=Looks(n=one, projected=one * (projected is not None)),

@@ -61,7 +61,7 @@ class SoftmaxLevels:
         if look is None:
             return None
         mask, placed = look.sample.mask, (look.sample.heads, look.sample.of_heads)
-        before = probabilities(look.reference, mask)
+        before = probabilities(look.reference(), mask)
         after = look.probabilities(probabilities(look.quantized(), mask))
         return ProbabilitiesUnderRecipe(
             moved=softmax_error(before, after, mask).at(*placed),

@@ -4,7 +4,7 @@ Fused attention never makes its logits. They are cheap for a few samples, heads 
 are never sampled, since a softmax needs them all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -114,6 +114,8 @@ class Attended:
     scale: float | None = None
     causal: bool = False
     projections: tuple[Projection, Projection] | None = None
+    #: What was computed of it, so that several probes compute it once.
+    memo: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
         """``q·kᵀ·scale + mask`` for a sample: ``[samples, heads, queries, keys]``.
@@ -141,15 +143,23 @@ class Attended:
         samples, heads, queries = (_pick(*one, turn, q.device) for one in sizes)
         b, h, r = samples[:, None, None], heads[:, None], queries
         dtype = torch.promote_types(q.dtype, torch.float32)
-        keys = k[samples[:, None], heads // (q.shape[1] // k.shape[1])]
+        share = q.shape[1] // k.shape[1]
+        numbers = _numbers(*sizes[1], turn)
+        if len(numbers) == 1:
+            # Views of the head first: what is left to gather is a fraction.
+            (head,) = numbers
+            picked = q[:, head : head + 1].index_select(0, samples).index_select(2, queries)
+            keys = k[:, head // share : head // share + 1].index_select(0, samples)
+        else:
+            picked, keys = q[b, h, r], k[samples[:, None], heads // share]
         return Sample(
-            q=q[b, h, r].to(dtype),
+            q=picked.to(dtype),
             k=keys.to(dtype),
             mask=self._mask(b, h, r, dtype),
             scale=q.shape[-1] ** -0.5 if self.scale is None else self.scale,
             samples=samples,
             queries=queries,
-            heads=_numbers(*sizes[1], turn),
+            heads=numbers,
             of_heads=q.shape[1],
         )
 

@@ -101,7 +101,8 @@ def level(p: Tensor) -> Tensor:
 def level_histograms(p: Tensor, quantized: Tensor, visible: Tensor) -> dict[str, Tensor]:
     """The fields of :class:`Levels` for ``[n, heads, m]`` probabilities where ``visible``."""
     heads = p.shape[1]
-    finite = (p + quantized).isfinite()  # probabilities do not overflow
+    # Probabilities do not overflow; a comparison is several times as fast as isfinite().
+    finite = (p + quantized).abs() < torch.inf
     in_range = visible & finite & (p >= 2.0**-OCTAVES)
     kept = in_range & (quantized >= 2.0**-OCTAVES)
     axes = (0, 2)
