@@ -52,10 +52,8 @@ def products_of(recipe: QuantRecipe) -> Gemm:
     if isinstance(how.format, IntFormat):
         whole = how.granularity is Granularity.TENSOR
         granularity = Granularity.TENSOR if whole else Granularity.TOKEN
-        spec = QuantSpec(format=how.format, granularity=granularity)
-    else:
-        spec = QuantSpec(format=how.format)
-    return Gemm(a=spec, b=spec)
+        how = QuantSpec(format=how.format, granularity=granularity)
+    return Gemm(a=how, b=how)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

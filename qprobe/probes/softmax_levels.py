@@ -64,6 +64,6 @@ class SoftmaxLevels:
         before = probabilities(look.reference(), mask)
         after = look.probabilities(probabilities(look.quantized(), mask))
         return ProbabilitiesUnderRecipe(
-            moved=softmax_error(before, after, mask).at(*placed),
+            moved=softmax_error(before, after, mask, complete=mask is None).at(*placed),
             levels=softmax_levels(before, after, mask).at(*placed),
         )

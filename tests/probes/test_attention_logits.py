@@ -209,6 +209,40 @@ def test_a_sample_of_projections_takes_the_same_tokens_of_the_same_samples():
         assert abs(found["logit_std_proj"] / found["logit_std"] - 1) < 1e-5
 
 
+@pytest.mark.parametrize("sampling", [EVERY, Sampling(samples=None, heads=1, queries=None)])
+def test_several_queries_share_keys_in_every_path(sampling):
+    """One scale a token, so that single heads are quantized as all of them are."""
+    torch.manual_seed(3)
+    name, x = "int4-channel-token", torch.randn(3, 9, 64)
+    layers = [(nn.Linear(64, 4 * 16), 4), (nn.Linear(64, 2 * 16), 2)]
+    projections, parts = Projections(), []
+    quantized = [nn.Linear(64, heads * 16) for _, heads in layers]
+    for (layer, heads), other in zip(layers, quantized, strict=True):
+        other.load_state_dict(layer.state_dict())
+        out = layer(x)
+        projections.note(layer, x, out)
+        parts.append(out.unflatten(-1, (heads, 16)).transpose(1, 2))
+    convert(nn.ModuleList(quantized), name, layers="all")
+    attended = Attended(q=parts[0], k=parts[1], projections=projections.of(*parts))
+    after = [
+        layer(x).unflatten(-1, (heads, 16)).transpose(1, 2)
+        for layer, (_, heads) in zip(quantized, layers, strict=True)
+    ]
+    spec = QuantSpec(format=recipe(name).fprop.a.format, granularity=Granularity.TOKEN)
+    for head in range(4):
+        found = observed(attended, name, sampling, draw=head)
+        pairs = {
+            "proj": [part[:, at] for part, at in zip(after, (head, head // 2), strict=True)],
+            "qk": [parts[0][:, head], parts[1][:, head // 2]],
+        }
+        pairs["qk"] = [torch.from_numpy(codes(part.detach(), spec)) for part in pairs["qk"]]
+        before = (parts[0][:, head] @ parts[1][:, head // 2].mT).detach().double().numpy() / 4
+        for path, (q, k) in pairs.items():
+            logits = (q.double() @ k.double().mT).detach().numpy() / 4
+            snr = by_hand(before, logits, np.ones_like(before, bool))[0]
+            assert found[f"head{head}.snr_{path}_db"] == pytest.approx(snr, rel=1e-3)
+
+
 def test_without_all_producers_the_projections_are_unavailable():
     plain, x, heads = block()
     q, k, projections = projected(plain, x, heads)
