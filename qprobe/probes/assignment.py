@@ -8,7 +8,7 @@ from torch import nn
 
 from qprobe.errors import InputError
 from qprobe.native import Sampled
-from qprobe.probes.base import Field, Probe
+from qprobe.probes.base import ChoosingProbe, Field, Probe
 from qprobe.records.schema import Role
 from qprobe.sites import Site
 from qprobe.sites.discover import Owner
@@ -62,6 +62,8 @@ def assign(
     slots: list[Slot] = []
     for probe in probes:
         chosen = [site for site in sites if probe.selects(site)]
+        if isinstance(probe, ChoosingProbe):
+            chosen = list(probe.choose(chosen))
         if not chosen and not lenient:
             raise InputError(_nowhere(f"the probe {probe.name!r} selects", sites))
         for site in chosen:

@@ -60,7 +60,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         Names or objects; ``"default"`` is every registered probe that finds a site here.
     ``every``
         Steps are counted from 1; looked at are the first one and every tenth after it. A probe with
-        an attribute ``interval`` is asked no more often than that.
+        an attribute ``every`` is asked no more often than that.
     ``sites``
         A glob of module paths such as ``"encoder.*"``, several of them, or sites; None: all.
     ``schedule``
@@ -154,7 +154,7 @@ def _schedules(
     probes: Iterable[Probe], every: int, given: Mapping[str, Schedule | int]
 ) -> dict[str, Schedule]:
     schedules: dict[str, Schedule] = {
-        probe.name: Every(max(every, getattr(probe, "interval", 1))) for probe in probes
+        probe.name: Every(max(every, getattr(probe, "every", 1))) for probe in probes
     }
     for name, one in given.items():
         if name not in schedules:

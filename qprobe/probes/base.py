@@ -1,6 +1,6 @@
 """What a probe is: a question that is asked at sites, and partial answers that merge."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self, runtime_checkable
@@ -124,6 +124,14 @@ class JointProbe(Probe, Protocol):
 
     def join(self, states: Mapping[Site, State]) -> Mapping[Site, State]:
         """More states, from all that this probe has merged by the time of a flush."""
+
+
+@runtime_checkable
+class ChoosingProbe(Probe, Protocol):
+    """A probe that sees all the sites it selects before it says which ones it watches."""
+
+    def choose(self, sites: Sequence[Site]) -> Sequence[Site]:
+        """Some of the selected sites, which come in the order in which they were discovered."""
 
 
 def _checked(name: str, obj: object) -> Probe:

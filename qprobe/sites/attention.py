@@ -4,7 +4,7 @@ Fused attention never makes its logits. They are cheap for a few samples, heads 
 are never sampled, since a softmax needs them all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qprobe.errors import InputError
+from qprobe.sites.projection import Projection
 
 _CALL = (
     "query",
@@ -50,9 +51,6 @@ class Logits(Protocol):
     def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
         """``[samples, heads, queries, keys]``; what is masked is −inf."""
 
-    def sampled(self, sampling: Sampling = ALL, turn: int = 0) -> "Attended | None":
-        """What the logits of the sample are made of, where that is known."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materialized:
@@ -76,8 +74,28 @@ class Materialized:
         dtype = torch.promote_types(whole.dtype, torch.float32)
         return picked.to(dtype).masked_fill(masked, -torch.inf)
 
-    def sampled(self, sampling: Sampling = ALL, turn: int = 0) -> None:
-        """Nothing: only the product has been seen."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """Part of an attention: some samples, heads and queries, and all keys these may see."""
+
+    #: ``[samples, heads, queries, head_dim]`` and ``[samples, heads, keys, head_dim]``.
+    q: Tensor
+    k: Tensor
+    #: ``[samples, heads, queries, keys]``: true where a key is attended to, or what is added.
+    mask: Tensor | None
+    scale: float
+    #: Which samples and queries these are, on the device.
+    samples: Tensor
+    queries: Tensor
+    #: Which heads these are, of how many.
+    heads: tuple[int, ...]
+    of_heads: int
+
+    def products(self, q: Tensor, k: Tensor) -> Tensor:
+        """``q·kᵀ·scale`` of these or of other values in their place, without the mask."""
+        with torch.autocast(q.device.type, enabled=False):
+            return q @ k.mT * self.scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,7 +104,8 @@ class Attended:
 
     ``q`` and ``k`` are ``[..., heads, tokens, head_dim]``; several heads of ``q`` may share one of
     ``k``. ``mask`` broadcasts against ``[..., heads, queries, keys]``: true where a key is attended
-    to, or what is added. ``scale`` defaults to ``head_dim ** -0.5``.
+    to, or what is added. ``scale`` defaults to ``head_dim ** -0.5``. ``projections`` are the calls
+    of linear layers that q and k are parts of, where these are known.
     """
 
     q: Tensor
@@ -94,6 +113,9 @@ class Attended:
     mask: Tensor | None = None
     scale: float | None = None
     causal: bool = False
+    projections: tuple[Projection, Projection] | None = None
+    #: What was computed of it, so that several probes compute it once.
+    memo: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
         """``q·kᵀ·scale + mask`` for a sample: ``[samples, heads, queries, keys]``.
@@ -105,46 +127,57 @@ class Attended:
         >>> Attended(q=q, k=q, scale=1.0, causal=True).logits().tolist()
         [[[[1.0, -inf], [0.0, 4.0]]]]
         """
-        one = self.sampled(sampling, turn)
-        dtype = torch.promote_types(one.q.dtype, torch.float32)
-        with torch.autocast(one.q.device.type, enabled=False):
-            scale = one.q.shape[-1] ** -0.5 if one.scale is None else one.scale
-            logits = one.q.to(dtype) @ one.k.to(dtype).mT * scale
-        if one.mask is None:
+        sample = self.sample(sampling, turn)
+        logits = sample.products(sample.q, sample.k)
+        if sample.mask is None:
             return logits
-        if one.mask.dtype is torch.bool:
-            return logits.masked_fill(~one.mask, -torch.inf)
-        return logits + one.mask.to(dtype)
+        if sample.mask.dtype is torch.bool:
+            return logits.masked_fill(~sample.mask, -torch.inf)
+        return logits + sample.mask
 
-    def sampled(self, sampling: Sampling = ALL, turn: int = 0) -> "Attended":
-        """The sample as an attention of its own, with one head of ``k`` for each of ``q``.
-
-        ``q`` is ``[samples, heads, queries, head_dim]``, ``k`` has all its tokens, and ``mask``
-        holds what of ``mask`` and ``causal`` there is, ``[samples, heads, queries, keys]``.
-        """
+    def sample(self, sampling: Sampling = ALL, turn: int = 0) -> Sample:
+        """Queries and keys of a sample, float32, or float64 where q is."""
         q, k = _four(self.q), _four(self.k)
-        samples, heads, queries, _ = q.shape
-        b = _pick(samples, sampling.samples, turn, q.device)[:, None, None]
-        h = _pick(heads, sampling.heads, turn, q.device)[None, :, None]
-        r = _pick(queries, sampling.queries, turn, q.device)[None, None, :]
-        keys = k[b[..., 0], h[..., 0] // (heads // k.shape[1])]
-        mask = None
-        if self.mask is not None:
-            shape = (*self.q.shape[:-1], k.shape[-2])
-            mask = _four(self.mask.broadcast_to(shape))[b, h, r]
+        wanted = (sampling.samples, sampling.heads, sampling.queries)
+        sizes = list(zip(q.shape[:3], wanted, strict=True))
+        samples, heads, queries = (_pick(*one, turn, q.device) for one in sizes)
+        b, h, r = samples[:, None, None], heads[:, None], queries
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        share = q.shape[1] // k.shape[1]
+        numbers = _numbers(*sizes[1], turn)
+        if len(numbers) == 1:
+            # Views of the head first: what is left to gather is a fraction.
+            (head,) = numbers
+            picked = q[:, head : head + 1].index_select(0, samples).index_select(2, queries)
+            keys = k[:, head // share : head // share + 1].index_select(0, samples)
+        else:
+            picked, keys = q[b, h, r], k[samples[:, None], heads // share]
+        return Sample(
+            q=picked.to(dtype),
+            k=keys.to(dtype),
+            mask=self._mask(b, h, r, dtype),
+            scale=q.shape[-1] ** -0.5 if self.scale is None else self.scale,
+            samples=samples,
+            queries=queries,
+            heads=numbers,
+            of_heads=q.shape[1],
+        )
+
+    def _mask(self, b: Tensor, h: Tensor, r: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The mask of a sample, causal or not; of scores it is what is added."""
+        keys = self.k.shape[-2]
+        ahead = None
         if self.causal:
-            mask = _causal(mask, r, torch.arange(k.shape[-2], device=q.device))
-        return Attended(q=q[b, h, r], k=keys, mask=mask, scale=self.scale)
-
-
-def _causal(mask: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
-    """``mask``, and keys after the query masked out."""
-    seen = columns <= rows[..., None]
-    if mask is None:
-        return seen
-    if mask.dtype is torch.bool:
-        return mask & seen
-    return mask.masked_fill(~seen, -torch.inf)
+            ahead = torch.arange(keys, device=r.device) > r[:, None]
+        if self.mask is None:
+            if ahead is None:
+                return None
+            return (~ahead).expand(len(b), h.shape[0], len(r), keys)
+        mask = _four(self.mask.broadcast_to((*self.q.shape[:-1], keys)))[b, h, r]
+        if mask.dtype is torch.bool:
+            return mask if ahead is None else mask & ~ahead
+        mask = mask.to(dtype)
+        return mask if ahead is None else mask.masked_fill(ahead, -torch.inf)
 
 
 def of_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attended:
@@ -184,8 +217,11 @@ def of_multihead(
     separate = (module.q_proj_weight, module.k_proj_weight)
     weights = separate if packed is None else packed.chunk(3)[:2]
     biases = (None, None) if bias is None else bias.chunk(3)[:2]
-    q = F.linear(query[b], weights[0], biases[0])
-    k = F.linear(key[b], weights[1], biases[1])
+    calls = (
+        Projection(input=query[b], weight=weights[0], bias=biases[0]),
+        Projection(input=key[b], weight=weights[1], bias=biases[1]),
+    )
+    q, k = (F.linear(call.input, call.weight, call.bias) for call in calls)
     mask = _mask(module, given, b, (len(query), query.shape[1], key.shape[1]))
     if module.bias_k is not None:
         k, mask = torch.cat((k, module.bias_k.expand(len(k), -1, -1)), 1), _more_keys(mask)
@@ -193,7 +229,7 @@ def of_multihead(
         k, mask = torch.cat((k, torch.zeros_like(k[:, :1])), 1), _more_keys(mask)
     heads = (module.num_heads, module.head_dim)
     q, k = (x.view(*x.shape[:-1], *heads).transpose(1, 2) for x in (q, k))
-    return Attended(q=q, k=k, mask=mask)
+    return Attended(q=q, k=k, mask=mask, projections=calls)
 
 
 def _batch_first(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
@@ -238,6 +274,16 @@ def _four(x: Tensor) -> Tensor:
 
 def _pick(total: int, wanted: int | None, turn: int, device: torch.device) -> Tensor:
     """``wanted`` of ``total`` indices, evenly spread and moved on by ``turn``."""
-    count = total if wanted is None else min(wanted, total)
-    step = total // count
+    count, step = _spread(total, wanted)
     return (torch.arange(count, device=device) * step + turn) % total
+
+
+def _numbers(total: int, wanted: int | None, turn: int) -> tuple[int, ...]:
+    """The same on the host."""
+    count, step = _spread(total, wanted)
+    return tuple((one * step + turn) % total for one in range(count))
+
+
+def _spread(total: int, wanted: int | None) -> tuple[int, int]:
+    count = total if wanted is None else min(wanted, total)
+    return count, total // count

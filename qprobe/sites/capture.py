@@ -370,10 +370,9 @@ class Capture:
         if not sites:
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-            sampled = attended.sampled(sampling, self.turn)
-            logits = attended.logits(sampling, self.turn) if sampled is None else sampled.logits()
+            logits = attended.logits(sampling, self.turn)
             probabilities = logits.softmax(-1)
-        self.attended = sampled
+        self.attended = attended if isinstance(attended, Attended) else None
         try:
             for site in sites:
                 self.deliver(site, logits if site.role is Role.ATTN_LOGITS else probabilities)

@@ -89,7 +89,9 @@ class SoftmaxError(PerHead):
         }
 
 
-def logit_error(logits: Tensor, quantized: Tensor, mask: Tensor | None = None) -> LogitError:
+def logit_error(
+    logits: Tensor, quantized: Tensor, mask: Tensor | None = None, *, complete: bool = False
+) -> LogitError:
     """Logit SNR and logit error in nats.
 
     With rows r (one query of one head), visible keys j and c(·) removing each row's mean::
@@ -100,6 +102,8 @@ def logit_error(logits: Tensor, quantized: Tensor, mask: Tensor | None = None) -
     also depends on how far the logits spread. Squared errors are unbiased (one degree of freedom a
     row is spent on its mean), the root is low by a share of 1/(4·(entries − rows)). Entries where
     ``logits`` are −inf count as hidden; NaN and infinity elsewhere give NaN.
+
+    ``complete`` promises that nothing is hidden, which is faster; −inf then gives NaN too.
 
     ``logits`` are scaled products q·kᵀ, without the mask added; of an additive mask only what it
     hides is used, so that a position bias is no part of the signal.
@@ -113,7 +117,26 @@ def logit_error(logits: Tensor, quantized: Tensor, mask: Tensor | None = None) -
     (20.0, 0.1)
     """
     _check(logits, quantized, "logits before and after quantization")
-    return reduce(LogitError.merge, starmap(_logit_error, _batches(logits, quantized, mask)))
+    measure = _logit_error_of_all if complete and logits.numel() else _logit_error
+    return reduce(LogitError.merge, starmap(measure, _batches(logits, quantized, mask)))
+
+
+def _logit_error_of_all(x: Tensor, y: Tensor, _: Tensor) -> LogitError:
+    """The same where nothing is hidden."""
+    samples, heads, queries, keys = x.shape
+    entries = torch.full((heads,), samples * queries * keys, dtype=torch.int64, device=x.device)
+    rows = torch.full_like(entries, samples * queries)
+    # Less its largest first, as in _centred.
+    signal, noise = (
+        (kept - kept.mean(-1, keepdim=True)).square().sum((0, 2, 3))
+        for kept in (z - z.amax(-1, keepdim=True) for z in (x, y - x))
+    )
+    return LogitError(
+        entries=entries,
+        rows=rows,
+        signal=compensated.start(signal),
+        noise=compensated.start(noise),
+    )
 
 
 def _logit_error(x: Tensor, y: Tensor, visible: Tensor) -> LogitError:
@@ -127,7 +150,9 @@ def _logit_error(x: Tensor, y: Tensor, visible: Tensor) -> LogitError:
     )
 
 
-def softmax_error(p: Tensor, quantized: Tensor, mask: Tensor | None = None) -> SoftmaxError:
+def softmax_error(
+    p: Tensor, quantized: Tensor, mask: Tensor | None = None, *, complete: bool = False
+) -> SoftmaxError:
     """Entropy change, flip rate and total variation of attention probabilities.
 
     Means over the rows (queries) that see a key, with P, P̂ a row before and after::
@@ -138,6 +163,7 @@ def softmax_error(p: Tensor, quantized: Tensor, mask: Tensor | None = None) -> S
 
     Rows where several keys share P's largest value have no argmax and are left out of the flip
     rate. Each is an exact mean, without bias; probabilities are taken as they are, not normalised.
+    ``complete`` promises that nothing is hidden, which is faster.
 
     Reference: Shannon 1948, "A mathematical theory of communication", sec. 6.
 
@@ -149,19 +175,32 @@ def softmax_error(p: Tensor, quantized: Tensor, mask: Tensor | None = None) -> S
     -0.3466
     """
     _check(p, quantized, "probabilities before and after quantization")
-    return reduce(SoftmaxError.merge, starmap(_softmax_error, _batches(p, quantized, mask)))
+    measure = _softmax_error_of_all if complete and p.numel() else _softmax_error
+    return reduce(SoftmaxError.merge, starmap(measure, _batches(p, quantized, mask)))
+
+
+def _softmax_error_of_all(x: Tensor, y: Tensor, _: Tensor) -> SoftmaxError:
+    """The same where nothing is hidden."""
+    rows = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+    return _moved(x, y, rows, (x, y))
 
 
 def _softmax_error(x: Tensor, y: Tensor, visible: Tensor) -> SoftmaxError:
-    rows = visible.any(-1)
-    before, after = x.masked_fill(~visible, 0.0), y.masked_fill(~visible, 0.0)
+    hidden = ~visible
+    before, after = (p.masked_fill(hidden, 0.0) for p in (x, y))
+    ranked = (before.masked_fill(hidden, -1.0), after.masked_fill(hidden, -1.0))
+    return _moved(before, after, visible.any(-1), ranked)
+
+
+def _moved(
+    before: Tensor, after: Tensor, rows: Tensor, ranked: tuple[Tensor, Tensor]
+) -> SoftmaxError:
+    """``rows`` that see a key, and in ``ranked`` the probabilities with hidden ones below all."""
     change = _entropy(after) - _entropy(before)
     variation = (after - before).abs().sum(-1) / 2
-    candidates = before.masked_fill(~visible, -1.0)
-    top, at = candidates.max(-1, keepdim=True)
-    decided = rows & ((candidates == top).sum(-1) == 1)
-    best = after.masked_fill(~visible, -1.0).amax(-1)
-    flipped = decided & (after.gather(-1, at).squeeze(-1) < best)
+    top, at = ranked[0].max(-1, keepdim=True)
+    decided = rows & ((ranked[0] == top).sum(-1) == 1)
+    flipped = decided & (after.gather(-1, at).squeeze(-1) < ranked[1].amax(-1))
     return SoftmaxError(
         rows=count(rows, (0, 2)),
         decided=count(decided, (0, 2)),
@@ -210,8 +249,11 @@ def probabilities(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     x = logits.double()
     if mask is not None and mask.is_floating_point():
         x = x + mask.double()
-    x = x.masked_fill(~seen, -torch.inf)
-    return x.softmax(-1).masked_fill(~(x != -torch.inf).any(-1, keepdim=True), 0.0)
+    if mask is not None:
+        x = x.masked_fill(~seen, -torch.inf)
+    if not x.shape[-1]:
+        return x
+    return x.softmax(-1).masked_fill_(x.amax(-1, keepdim=True) == -torch.inf, 0.0)
 
 
 def visible_keys(mask: Tensor | None, like: Tensor) -> Tensor:

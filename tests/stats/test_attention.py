@@ -233,3 +233,18 @@ def test_what_cannot_be_attention_is_refused():
         visible_keys(torch.zeros(3), torch.zeros(1, 2, 2))
     with pytest.raises(InputError, match=r"got torch.int64"):
         visible_keys(torch.zeros(2, dtype=torch.int64), torch.zeros(1, 2, 2))
+
+
+@pytest.mark.parametrize("measure", [logit_error, softmax_error])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (3, 4, 1), (0, 3, 5, 7), (2, 3, 5, 0)])
+def test_what_is_complete_is_measured_alike(measure, shape):
+    torch.manual_seed(0)
+    before, after = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    if measure is softmax_error:
+        before, after = before.softmax(-1), after.softmax(-1)
+    if before.numel():
+        before[..., 0, :] = 0.25  # a constant row, and one whose largest is not one
+    masked, complete = (measure(before, after, complete=flag) for flag in (False, True))
+    assert masked.scalars().keys() == complete.scalars().keys()
+    for key, value in masked.scalars().items():
+        torch.testing.assert_close(complete.scalars()[key], value, rtol=1e-12, atol=1e-12)
