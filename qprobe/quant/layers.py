@@ -59,13 +59,72 @@ class Linear(QuantizedLayer, nn.Linear):
         return self._product(LinearKernel(self.weight), input, self.weight, self.bias)
 
 
+def kernel_of(
+    module: nn.Module, x: Tensor, w: Tensor, outputs: torch.Size
+) -> tuple[Kernel, Tensor] | None:
+    """The products of one call of a layer, and the input as they take it.
+
+    ``module`` is a plain layer or a quantized one, ``w`` its weight ``[outputs, inputs, ...]`` (as
+    a transposed convolution has it), ``outputs`` the shape of what the call returned. None where
+    the layer is not a linear one nor a convolution.
+    """
+    if isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001
+        padded = _padded(module, x)
+        return _conv_kernel(module, w, _extra(module, x, outputs)), padded
+    if w.dim() == 2 and x.shape[-1] == w.shape[1] and outputs[-1] == w.shape[0]:
+        return LinearKernel(w), x
+    return None
+
+
+def _conv_kernel(
+    module: nn.modules.conv._ConvNd, w: Tensor, output_padding: Sequence[int]
+) -> ConvKernel:
+    arguments = (
+        *(list(module.stride), _zeros_around(module), list(module.dilation)),
+        *(module.transposed, list(output_padding), module.groups),
+    )
+    return ConvKernel(w, module.groups, arguments)
+
+
+def _padded(module: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
+    """The input with the padding that the convolution cannot do by itself."""
+    if not _pads_itself(module):
+        return x
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode)  # noqa: SLF001
+
+
+def _pads_itself(module: nn.modules.conv._ConvNd) -> bool:
+    """Whether the padding is more than zeros of one width on both sides."""
+    return module.padding_mode != "zeros" or module.padding == "same"
+
+
+def _zeros_around(module: nn.modules.conv._ConvNd) -> list[int]:
+    if _pads_itself(module) or isinstance(module.padding, str):
+        return [0] * len(module.stride)
+    return list(module.padding)
+
+
+def _extra(module: nn.modules.conv._ConvNd, x: Tensor, outputs: torch.Size) -> list[int]:
+    """The output padding that a transposed convolution must have had to return ``outputs``."""
+    if not module.transposed:
+        return [0] * len(module.stride)
+    space = len(module.stride)
+    sizes = zip(
+        *(outputs[-space:], x.shape[-space:], module.stride, _zeros_around(module)),
+        *(module.dilation, module.kernel_size),
+        strict=True,
+    )
+    return [
+        size - ((given - 1) * stride - 2 * zeros + dilation * (taps - 1) + 1)
+        for size, given, stride, zeros, dilation, taps in sizes
+    ]
+
+
 class _Conv(QuantizedLayer, nn.modules.conv._ConvNd):  # noqa: SLF001  (the base of all six)
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Convolve."""
-        if self._pads_itself():
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=mode)  # noqa: A001
-        return self._convolve(input, (0,) * len(self.stride))
+        return self._convolve(_padded(self, input), (0,) * len(self.stride))
 
     def _convolve(self, x: Tensor, output_padding: Sequence[int]) -> Tensor:
         space = len(self.stride)
@@ -74,24 +133,11 @@ class _Conv(QuantizedLayer, nn.modules.conv._ConvNd):  # noqa: SLF001  (the base
                 f"{type(self).__name__} takes [batch, channels] and {space} axes of space, "
                 f"got {list(x.shape)}."
             )
-        arguments = (
-            *(list(self.stride), self._zeros_around(), list(self.dilation)),
-            *(self.transposed, list(output_padding), self.groups),
-        )
-        kernel = ConvKernel(self.weight, self.groups, arguments)
+        kernel = _conv_kernel(self, self.weight, output_padding)
         bias = None if self.bias is None else self.bias.view(-1, *[1] * space)
         batched = x if x.dim() == space + 2 else x.unsqueeze(0)
         y = self._product(kernel, batched, self.weight, bias)
         return y if x.dim() == space + 2 else y.squeeze(0)
-
-    def _pads_itself(self) -> bool:
-        """Whether the padding is more than zeros of one width on both sides."""
-        return self.padding_mode != "zeros" or self.padding == "same"
-
-    def _zeros_around(self) -> list[int]:
-        if self._pads_itself() or isinstance(self.padding, str):
-            return [0] * len(self.stride)
-        return list(self.padding)
 
 
 class Conv1d(_Conv, nn.Conv1d):

@@ -183,10 +183,9 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
-        recipe = setup.recipe
-        x_fprop = _take(x, recipe.fprop.a, Role("fprop", "x"), kernel, setup)
-        w_fprop = _take(w, recipe.fprop.b, Role("fprop", "w"), kernel, setup)
+        x_fprop, w_fprop = _fprop_operands(x, w, kernel, setup)
         ctx.kernel, ctx.setup = kernel, setup
+        recipe = setup.recipe
         ctx.save_for_backward(
             x_fprop if recipe.wgrad.b is Source.REUSE_FPROP else x,
             w_fprop if recipe.dgrad.b is Source.REUSE_FPROP else w,
@@ -201,22 +200,82 @@ class _Products(torch.autograd.Function):
                 "a quantized layer has no second derivative; take Hessians of the model in high "
                 "precision: convert(model, 'bf16')."
             )
-        kernel, setup = ctx.kernel, ctx.setup
         x, w = ctx.saved_tensors
         dx = dw = None
         # A backward pass started inside an autocast region would cast the products once more.
         with without_autocast(dy.device):
             if ctx.needs_input_grad[0]:
-                gemm = setup.recipe.dgrad
-                a = _take(dy, gemm.a, Role("dgrad", "dy"), kernel, setup)
-                b = _take(w, gemm.b, Role("dgrad", "w"), kernel, setup)
-                dx = kernel.dgrad(*_common(a, b), x).to(ctx.dtypes[0])
+                dx = _dgrad(dy, w, x, ctx.kernel, ctx.setup).to(ctx.dtypes[0])
             if ctx.needs_input_grad[1]:
-                gemm = setup.recipe.wgrad
-                a = _take(dy, gemm.a, Role("wgrad", "dy"), kernel, setup)
-                b = _take(x, gemm.b, Role("wgrad", "x"), kernel, setup)
-                dw = kernel.wgrad(*_common(a, b), w).to(ctx.dtypes[1])
+                dw = _wgrad(dy, x, w, ctx.kernel, ctx.setup).to(ctx.dtypes[1])
         return dx, dw, None, None
+
+
+def _fprop_operands(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> tuple[Tensor, Tensor]:
+    gemm = setup.recipe.fprop
+    return (
+        _take(x, gemm.a, Role("fprop", "x"), kernel, setup),
+        _take(w, gemm.b, Role("fprop", "w"), kernel, setup),
+    )
+
+
+def _dgrad(dy: Tensor, w: Tensor, x: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    gemm = setup.recipe.dgrad
+    a = _take(dy, gemm.a, Role("dgrad", "dy"), kernel, setup)
+    b = _take(w, gemm.b, Role("dgrad", "w"), kernel, setup)
+    return kernel.dgrad(*_common(a, b), x)
+
+
+def _wgrad(dy: Tensor, x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    gemm = setup.recipe.wgrad
+    a = _take(dy, gemm.a, Role("wgrad", "dy"), kernel, setup)
+    b = _take(x, gemm.b, Role("wgrad", "x"), kernel, setup)
+    return kernel.wgrad(*_common(a, b), w)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Products:
+    """The three products of one call by themselves, bit for bit those of a layer under ``setup``.
+
+    ``x`` and ``w`` are what the layer multiplied: cast as autocast casts them, padded where the
+    layer pads by itself. Results have the dtypes that the layer's have.
+    """
+
+    x: Tensor
+    w: Tensor
+    kernel: Kernel
+    setup: Setup
+
+    def fprop(self) -> Tensor:
+        """``y``, without the bias."""
+        with without_autocast(self.x.device):
+            operands = _fprop_operands(self.x, self.w, self.kernel, self.setup)
+            return self.kernel.fprop(*_common(*operands)).to(self.x.dtype)
+
+    def dgrad(self, dy: Tensor) -> Tensor:
+        """``dx``, in the shape of ``x``."""
+        w, how = self.w, self.setup.recipe.fprop.b
+        with without_autocast(dy.device):
+            if self.setup.recipe.dgrad.b is Source.REUSE_FPROP:
+                w = _take(w, how, Role("fprop", "w"), self.kernel, self.setup)
+            return _dgrad(dy, w, self.x, self.kernel, self.setup).to(self.x.dtype)
+
+    def wgrad(self, dy: Tensor) -> Tensor:
+        """``dw``, in the shape of ``w``."""
+        x, how = self.x, self.setup.recipe.fprop.a
+        with without_autocast(dy.device):
+            if self.setup.recipe.wgrad.b is Source.REUSE_FPROP:
+                x = _take(x, how, Role("fprop", "x"), self.kernel, self.setup)
+            return _wgrad(dy, x, self.w, self.kernel, self.setup).to(self.w.dtype)
+
+
+def weight_operand(w: Tensor, kernel: Kernel, setup: Setup) -> tuple[Tensor, Operand] | None:
+    """The view of a weight that fprop quantizes and how; None where it stays as it is."""
+    how = setup.recipe.fprop.b
+    if not isinstance(how, QuantSpec):
+        return None
+    operand = _operand(how, Role("fprop", "w"), kernel, setup.recipe.fprop)
+    return w.reshape(kernel.weight_shape), operand
 
 
 def _take(x: Tensor, how: How, role: Role, kernel: Kernel, setup: Setup) -> Tensor:
