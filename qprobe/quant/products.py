@@ -246,11 +246,15 @@ class Products:
     kernel: Kernel
     setup: Setup
 
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """``x`` and ``w`` as fprop multiplies them."""
+        with without_autocast(self.x.device):
+            return _common(*_fprop_operands(self.x, self.w, self.kernel, self.setup))
+
     def fprop(self) -> Tensor:
         """``y``, without the bias."""
         with without_autocast(self.x.device):
-            operands = _fprop_operands(self.x, self.w, self.kernel, self.setup)
-            return self.kernel.fprop(*_common(*operands)).to(self.x.dtype)
+            return self.kernel.fprop(*self.operands()).to(self.x.dtype)
 
     def dgrad(self, dy: Tensor) -> Tensor:
         """``dx``, in the shape of ``x``."""

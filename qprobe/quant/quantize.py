@@ -84,7 +84,12 @@ def quantize(
         codes = integer.codes(wide, form, s).to(torch.int8)
         scale = s.scale
     else:
-        codes, scale = _block_codes(wide, spec, at, generator)
+        partner = _partner(wide, (at,)) if spec.tile is Tile.TWO_D else None
+        operand = Operand(axes=at, spec=spec, partner=partner)
+        folded = fold(wide, at, blockscale.block_format(spec).block)
+        noise = _noise(folded, wide, spec, generator)
+        codes, stored = _block_codes(folded, operand, noise)
+        codes, scale = folded.unfold(codes), folded.unfold_blocks(stored)
     return Quantized(
         codes=codes, scale=scale, amax=wide.abs().amax(), spec=spec, axis=at, dtype=x.dtype
     )
@@ -167,6 +172,31 @@ def quantize_operand(
     return out.copy_(values)
 
 
+def operand_codes(x: Tensor, operand: Operand) -> Tensor:
+    """Codes that :func:`quantize_operand` rounds ``x`` to, one way to write zero, flat, one byte.
+
+    Rounds to nearest. They come in the order in which ``x`` lies in memory, and of a rotated
+    operand they are those of the rotated values, so they are for comparing two states of one
+    tensor. Nothing is checked: what stands for NaN and infinity is arbitrary.
+
+    >>> from qprobe.quant.formats import NVFP4
+    >>> x = torch.tensor([6.0, -0.01, -3.0])
+    >>> operand_codes(x, Operand(axes=0, spec=QuantSpec(format=NVFP4))).tolist()
+    [7, 0, 13]
+    """
+    spec = operand.spec
+    if isinstance(spec.format, IntFormat):
+        wide = x.float()
+        axes = integer.reduced_axes(wide, spec.granularity, operand.axes)
+        found = integer.codes(wide, spec.format, integer.scales(wide, spec.format, axes))
+        return found.to(torch.int8).flatten()
+    folded = fold(x.float(), operand.axes, spec.format.block)
+    if operand.hadamard:
+        folded = _whole(rotate_folded(_padded(folded.x)))
+    codes, _ = _block_codes(folded, operand, None)
+    return codes.masked_fill_(codes == 8, 0).flatten()  # minus zero
+
+
 _KERNEL_TYPES = (torch.float32, torch.bfloat16)
 
 
@@ -204,10 +234,14 @@ def _rotated(folded: Folded, spec: QuantSpec, noise: Tensor | None) -> Tensor:
     x = _padded(folded.x)
     noise = None if noise is None else _padded(noise)
     turned = rotate_folded(x.float()).to(x.dtype)
-    whole = Folded(x=turned, order=(0, 1, 2), sizes=tuple(turned.shape), middle=range(1, 2))
     out = torch.empty_like(turned, dtype=torch.float32)
-    blockscale.fake_quantize(whole, spec, noise, None, out)
+    blockscale.fake_quantize(_whole(turned), spec, noise, None, out)
     return rotate_folded(out, inverse=True)[:, :length].contiguous()
+
+
+def _whole(x: Tensor) -> Folded:
+    """``[outer, length, inner]`` as what it is."""
+    return Folded(x=x, order=(0, 1, 2), sizes=tuple(x.shape), middle=range(1, 2))
 
 
 def _padded(x: Tensor) -> Tensor:
@@ -252,23 +286,19 @@ def _empty(x: Tensor, spec: QuantSpec, axis: int) -> Quantized:
     )
 
 
-def _block_codes(
-    x: Tensor, spec: QuantSpec, axis: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    form = blockscale.block_format(spec)
-    folded = fold(x, axis, form.block)
-    partner = _partner(x, (axis,)) if spec.tile is Tile.TWO_D else None
-    absmax = blockscale.block_absmax(folded, spec, partner)
+def _block_codes(folded: Folded, operand: Operand, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """E2M1 codes and stored scales of float32 ``[outer, length, inner]``."""
+    form = blockscale.block_format(operand.spec)
+    absmax = blockscale.block_absmax(folded, operand.spec, operand.partner)
     stored, encode, _ = blockscale.scales(absmax, absmax.amax(), form)
     spread = encode.repeat_interleave(form.block, 1)[:, : folded.x.shape[1]]
     y = folded.x * spread
-    noise = _noise(folded, x, spec, generator)
     if noise is None:
         magnitude = e2m1_nearest_(y.clone(), torch.empty_like(y)).abs_()
     else:
         magnitude = e2m1_stochastic(y, noise).abs_()
     codes = e2m1_codes(magnitude).bitwise_or_(torch.signbit(y).to(torch.uint8).mul_(8))
-    return folded.unfold(codes), folded.unfold_blocks(stored)
+    return codes, stored
 
 
 def _partner(x: Tensor, axes: tuple[int, ...]) -> int:

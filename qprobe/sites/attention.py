@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qprobe.errors import InputError
+from qprobe.sites.projection import Projection
 
 _CALL = (
     "query",
@@ -75,12 +76,36 @@ class Materialized:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """Part of an attention: some samples, heads and queries, and all keys these may see."""
+
+    #: ``[samples, heads, queries, head_dim]`` and ``[samples, heads, keys, head_dim]``.
+    q: Tensor
+    k: Tensor
+    #: ``[samples, heads, queries, keys]``: true where a key is attended to, or what is added.
+    mask: Tensor | None
+    scale: float
+    #: Which samples and queries these are, on the device.
+    samples: Tensor
+    queries: Tensor
+    #: Which heads these are, of how many.
+    heads: tuple[int, ...]
+    of_heads: int
+
+    def products(self, q: Tensor, k: Tensor) -> Tensor:
+        """``q·kᵀ·scale`` of these or of other values in their place, without the mask."""
+        with torch.autocast(q.device.type, enabled=False):
+            return q @ k.mT * self.scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attended:
     """What logits are made of.
 
     ``q`` and ``k`` are ``[..., heads, tokens, head_dim]``; several heads of ``q`` may share one of
     ``k``. ``mask`` broadcasts against ``[..., heads, queries, keys]``: true where a key is attended
-    to, or what is added. ``scale`` defaults to ``head_dim ** -0.5``.
+    to, or what is added. ``scale`` defaults to ``head_dim ** -0.5``. ``projections`` are the calls
+    of linear layers that q and k are parts of, where these are known.
     """
 
     q: Tensor
@@ -88,6 +113,7 @@ class Attended:
     mask: Tensor | None = None
     scale: float | None = None
     causal: bool = False
+    projections: tuple[Projection, Projection] | None = None
 
     def logits(self, sampling: Sampling = ALL, turn: int = 0) -> Tensor:
         """``q·kᵀ·scale + mask`` for a sample: ``[samples, heads, queries, keys]``.
@@ -99,26 +125,49 @@ class Attended:
         >>> Attended(q=q, k=q, scale=1.0, causal=True).logits().tolist()
         [[[[1.0, -inf], [0.0, 4.0]]]]
         """
-        q, k = _four(self.q), _four(self.k)
-        samples, heads, queries, width = q.shape
-        b = _pick(samples, sampling.samples, turn, q.device)[:, None, None]
-        h = _pick(heads, sampling.heads, turn, q.device)[None, :, None]
-        r = _pick(queries, sampling.queries, turn, q.device)[None, None, :]
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        keys = k[b[..., 0], h[..., 0] // (heads // k.shape[1])].to(dtype)
-        with torch.autocast(q.device.type, enabled=False):
-            scale = width**-0.5 if self.scale is None else self.scale
-            logits = q[b, h, r].to(dtype) @ keys.mT * scale
-        if self.causal:
-            columns = torch.arange(k.shape[-2], device=q.device)
-            logits = logits.masked_fill(columns > r[..., None], -torch.inf)
-        if self.mask is None:
+        sample = self.sample(sampling, turn)
+        logits = sample.products(sample.q, sample.k)
+        if sample.mask is None:
             return logits
-        shape = (*self.q.shape[:-1], k.shape[-2])
-        mask = _four(self.mask.broadcast_to(shape))[b, h, r]
+        if sample.mask.dtype is torch.bool:
+            return logits.masked_fill(~sample.mask, -torch.inf)
+        return logits + sample.mask
+
+    def sample(self, sampling: Sampling = ALL, turn: int = 0) -> Sample:
+        """Queries and keys of a sample, float32, or float64 where q is."""
+        q, k = _four(self.q), _four(self.k)
+        wanted = (sampling.samples, sampling.heads, sampling.queries)
+        sizes = list(zip(q.shape[:3], wanted, strict=True))
+        samples, heads, queries = (_pick(*one, turn, q.device) for one in sizes)
+        b, h, r = samples[:, None, None], heads[:, None], queries
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        keys = k[samples[:, None], heads // (q.shape[1] // k.shape[1])]
+        return Sample(
+            q=q[b, h, r].to(dtype),
+            k=keys.to(dtype),
+            mask=self._mask(b, h, r, dtype),
+            scale=q.shape[-1] ** -0.5 if self.scale is None else self.scale,
+            samples=samples,
+            queries=queries,
+            heads=_numbers(*sizes[1], turn),
+            of_heads=q.shape[1],
+        )
+
+    def _mask(self, b: Tensor, h: Tensor, r: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The mask of a sample, causal or not; of scores it is what is added."""
+        keys = self.k.shape[-2]
+        ahead = None
+        if self.causal:
+            ahead = torch.arange(keys, device=r.device) > r[:, None]
+        if self.mask is None:
+            if ahead is None:
+                return None
+            return (~ahead).expand(len(b), h.shape[0], len(r), keys)
+        mask = _four(self.mask.broadcast_to((*self.q.shape[:-1], keys)))[b, h, r]
         if mask.dtype is torch.bool:
-            return logits.masked_fill(~mask, -torch.inf)
-        return logits + mask.to(dtype)
+            return mask if ahead is None else mask & ~ahead
+        mask = mask.to(dtype)
+        return mask if ahead is None else mask.masked_fill(ahead, -torch.inf)
 
 
 def of_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attended:
@@ -158,8 +207,11 @@ def of_multihead(
     separate = (module.q_proj_weight, module.k_proj_weight)
     weights = separate if packed is None else packed.chunk(3)[:2]
     biases = (None, None) if bias is None else bias.chunk(3)[:2]
-    q = F.linear(query[b], weights[0], biases[0])
-    k = F.linear(key[b], weights[1], biases[1])
+    calls = (
+        Projection(input=query[b], weight=weights[0], bias=biases[0]),
+        Projection(input=key[b], weight=weights[1], bias=biases[1]),
+    )
+    q, k = (F.linear(call.input, call.weight, call.bias) for call in calls)
     mask = _mask(module, given, b, (len(query), query.shape[1], key.shape[1]))
     if module.bias_k is not None:
         k, mask = torch.cat((k, module.bias_k.expand(len(k), -1, -1)), 1), _more_keys(mask)
@@ -167,7 +219,7 @@ def of_multihead(
         k, mask = torch.cat((k, torch.zeros_like(k[:, :1])), 1), _more_keys(mask)
     heads = (module.num_heads, module.head_dim)
     q, k = (x.view(*x.shape[:-1], *heads).transpose(1, 2) for x in (q, k))
-    return Attended(q=q, k=k, mask=mask)
+    return Attended(q=q, k=k, mask=mask, projections=calls)
 
 
 def _batch_first(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
@@ -212,6 +264,16 @@ def _four(x: Tensor) -> Tensor:
 
 def _pick(total: int, wanted: int | None, turn: int, device: torch.device) -> Tensor:
     """``wanted`` of ``total`` indices, evenly spread and moved on by ``turn``."""
-    count = total if wanted is None else min(wanted, total)
-    step = total // count
+    count, step = _spread(total, wanted)
     return (torch.arange(count, device=device) * step + turn) % total
+
+
+def _numbers(total: int, wanted: int | None, turn: int) -> tuple[int, ...]:
+    """The same on the host."""
+    count, step = _spread(total, wanted)
+    return tuple((one * step + turn) % total for one in range(count))
+
+
+def _spread(total: int, wanted: int | None) -> tuple[int, int]:
+    count = total if wanted is None else min(wanted, total)
+    return count, total // count

@@ -1,0 +1,170 @@
+"""Logits of one attention before and after a recipe, on a sample, for the probes of attention."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qprobe.probes.base import SiteView
+from qprobe.quant import catalogue
+from qprobe.quant.formats import IntFormat
+from qprobe.quant.products import LinearKernel, Products, Role, Setup
+from qprobe.quant.quantize import Operand
+from qprobe.quant.recipe import Gemm, QuantRecipe
+from qprobe.quant.spec import Granularity, QuantSpec
+from qprobe.sites.attention import Attended, Sample, Sampling
+from qprobe.sites.projection import Projection, Rows
+
+
+def asked(recipe: str | QuantRecipe | None) -> Setup | None:
+    """A recipe that was asked for, by name or itself, as a setup; None where none was."""
+    if recipe is None:
+        return None
+    return Setup(recipe=catalogue.recipe(recipe) if isinstance(recipe, str) else recipe)
+
+
+def in_force(view: SiteView) -> Setup | None:
+    """The setup of the attention itself, else that of the layers that made q and k."""
+    if view.setup is not None or view.attended is None:
+        return view.setup
+    calls = view.attended.projections or ()
+    return next((call.setup for call in calls if call.setup is not None), None)
+
+
+def products_of(recipe: QuantRecipe) -> Gemm:
+    """How a recipe takes q and k: as it says, else in the format that activations have in fprop.
+
+    Blocks lie along the head's channels. Integers have one scale a tensor or one a token.
+
+    >>> str(products_of(catalogue.recipe("nvfp4-2d-rht-sr")).a)
+    'nvfp4/1d'
+    >>> str(products_of(catalogue.recipe("int4-adaptive")).a)
+    'int4/token'
+    """
+    if recipe.attention is not None:
+        return recipe.attention
+    how = recipe.fprop.a
+    if not isinstance(how, QuantSpec):
+        return Gemm()
+    if isinstance(how.format, IntFormat):
+        whole = how.granularity is Granularity.TENSOR
+        granularity = Granularity.TENSOR if whole else Granularity.TOKEN
+        spec = QuantSpec(format=how.format, granularity=granularity)
+    else:
+        spec = QuantSpec(format=how.format)
+    return Gemm(a=spec, b=spec)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Look:
+    """A sample of one attention, and the recipe it is seen under."""
+
+    attended: Attended
+    sample: Sample
+    setup: Setup
+    #: Whether the model itself runs under the recipe.
+    running: bool
+
+    @classmethod
+    def at(cls, view: SiteView, wanted: Setup | None, sampling: Sampling) -> Self | None:
+        """What to look at; None without queries and keys, or where nothing is quantized."""
+        setup = wanted or in_force(view)
+        attended = view.attended
+        if setup is None or attended is None or not attended.q.numel() or not attended.k.numel():
+            return None
+        gemm = products_of(setup.recipe)
+        if not gemm.quantizes and not setup.recipe.fprop.quantizes:
+            return None
+        sample = attended.sample(sampling, view.draw)
+        return cls(attended=attended, sample=sample, setup=setup, running=wanted is None)
+
+    @property
+    def reference(self) -> Tensor:
+        """``q·kᵀ·scale`` of the queries and keys that the attention got."""
+        return self.sample.products(self.sample.q, self.sample.k)
+
+    def quantized(self) -> Tensor:
+        """``Q(q)·Q(k)ᵀ·scale`` of the same."""
+        q = self._take(self.sample.q, self.attended.q, "q")
+        return self.sample.products(q, self._take(self.sample.k, self.attended.k, "k"))
+
+    def probabilities(self, p: Tensor) -> Tensor:
+        """Probabilities as the product with the values sees them."""
+        return p if self.setup.recipe.attention is None else self._take(p, p, "p")
+
+    def projected(self) -> tuple[Tensor, Tensor] | None:
+        """Logits of projections in high precision and under the recipe, for the same input.
+
+        None unless queries and keys are plain parts of what linear layers returned.
+        """
+        calls, sample = self.attended.projections, self.sample
+        if calls is None:
+            return None
+        share = sample.of_heads // _heads(self.attended.k)
+        rows_q = [calls[0].rows(self.attended.q, head) for head in sample.heads]
+        rows_k = [calls[1].rows(self.attended.k, head // share) for head in sample.heads]
+        if None in rows_q or None in rows_k:
+            return None
+        if self.running and not all(call.setup for call in calls):
+            return None
+        parts_q = self._project(calls[0], [r for r in rows_q if r], sample.queries)
+        parts_k = self._project(calls[1], [r for r in rows_k if r], None)
+        before = sample.products(parts_q[0], parts_k[0])
+        if self.running:
+            return before, self.reference
+        return before, sample.products(parts_q[1], parts_k[1])
+
+    def _project(
+        self, call: Projection, rows: list[Rows], tokens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Some heads of the projection, ``[samples, heads, tokens, head_dim]``, and quantized.
+
+        In a running recipe the latter is what the layer returned, and is not computed.
+        """
+        x, w = call.input[self.sample.samples].float(), call.weight.float()
+        bias = None if call.bias is None else call.bias.float()
+        before = _heads_of(_of(x, tokens), w, bias, rows)
+        if self.running:
+            return before, before
+        x, w = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
+        return before, _heads_of(_of(x, tokens), w, bias, rows)
+
+    def _take(self, x: Tensor, whole: Tensor, operand: str) -> Tensor:
+        """An operand of the sample as its product sees it."""
+        gemm = products_of(self.setup.recipe)
+        how = gemm.a if operand in ("q", "p") else gemm.b
+        if not isinstance(how, QuantSpec):
+            return x
+        plan = Operand(axes=-1, spec=how, hadamard=gemm.hadamard)
+        rows = x.flatten(0, -2)
+        shared = how.granularity is Granularity.TENSOR
+        if shared:
+            # One scale for the whole tensor, of which this is a sample: its largest comes along.
+            rows = torch.cat([rows, _largest(whole, rows)])
+        role = Role("attention", operand)
+        taken = self.setup.quantizer(rows, plan, role, self.setup.generator)
+        return (taken[:-1] if shared else taken).view_as(x)
+
+
+def _of(x: Tensor, tokens: Tensor | None) -> Tensor:
+    return x if tokens is None else x.index_select(1, tokens)
+
+
+def _heads(k: Tensor) -> int:
+    return k.shape[-3] if k.dim() > 2 else 1
+
+
+def _largest(whole: Tensor, rows: Tensor) -> Tensor:
+    """A row that holds the largest magnitude of the whole tensor."""
+    row = torch.zeros_like(rows[:1])
+    row[0, 0] = torch.maximum(whole.amax(), -whole.amin())
+    return row
+
+
+def _heads_of(x: Tensor, w: Tensor, bias: Tensor | None, rows: list[Rows]) -> Tensor:
+    """``x·wᵀ + bias`` of the rows of each head, ``[samples, heads, tokens, head_dim]``."""
+    return torch.stack(
+        [F.linear(x, one.of(w), None if bias is None else one.of(bias)) for one in rows], 1
+    )

@@ -1,0 +1,69 @@
+"""What quantized logits make of attention's probabilities, head by head."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qprobe.probes.attended import Look, asked
+from qprobe.probes.base import Field, SiteView
+from qprobe.probes.composite import Composite
+from qprobe.quant.recipe import QuantRecipe
+from qprobe.records.schema import Role
+from qprobe.sites import Sampling, Site
+from qprobe.stats import Levels, SoftmaxError, probabilities, softmax_error, softmax_levels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbabilitiesUnderRecipe(Composite):
+    """How far probabilities moved, and how many levels are left of them."""
+
+    moved: SoftmaxError
+    levels: Levels
+
+    def scalars(self) -> Mapping[str, Tensor]:
+        """Both; ``n`` counts rows and ``n_levels`` probabilities."""
+        found = dict(self.levels.scalars())
+        found["n_levels"] = found.pop("n")
+        return {**self.moved.scalars(), **found}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Histograms of levels, all heads together, ``[bins]``."""
+        together = self.levels.pooled().arrays()
+        return {key: counts[:, 0] for key, counts in together.items()}
+
+
+class SoftmaxLevels:
+    """Effective levels, entropy change, flip rate and total variation of attention probabilities.
+
+    Compares ``softmax(q·kᵀ·scale + mask)`` with the same of quantized queries and keys, and, where
+    the recipe quantizes attention's products, with the probabilities as the second of them takes
+    them. Per head and for all of them; a state takes 20 kB a head.
+
+    The recipe is the one in force, or any that is asked for, as in
+    :class:`~qprobe.probes.attention_logits.AttentionLogits`.
+    """
+
+    name = "softmax_levels"
+    needs: frozenset[Role | Field] = frozenset()
+
+    def __init__(
+        self, recipe: str | QuantRecipe | None = None, sampling: Sampling | None = None
+    ) -> None:
+        self._asked = asked(recipe)
+        self._sampling = sampling or Sampling()
+
+    def selects(self, site: Site) -> bool:
+        return site.role is Role.ATTN_PROBS
+
+    def observe(self, view: SiteView) -> ProbabilitiesUnderRecipe | None:
+        look = Look.at(view, self._asked, self._sampling)
+        if look is None:
+            return None
+        mask, placed = look.sample.mask, (look.sample.heads, look.sample.of_heads)
+        before = probabilities(look.reference, mask)
+        after = look.probabilities(probabilities(look.quantized(), mask))
+        return ProbabilitiesUnderRecipe(
+            moved=softmax_error(before, after, mask).at(*placed),
+            levels=softmax_levels(before, after, mask).at(*placed),
+        )

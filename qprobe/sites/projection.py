@@ -1,0 +1,110 @@
+"""The call of a linear layer that queries or keys are a part of, and which part."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from qprobe.quant.products import Setup
+
+
+class Rows(NamedTuple):
+    """Which rows of a layer's weight make up one head."""
+
+    first: int
+    step: int
+    width: int
+
+    def of(self, w: Tensor) -> Tensor:
+        """These rows of ``[outputs, ...]``."""
+        return w[self.first : self.first + self.step * (self.width - 1) + 1 : self.step]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Projection:
+    """One call of a linear layer, ``input · weightᵀ + bias``; not what it returned.
+
+    ``weight`` is ``[outputs, inputs]``, ``setup`` the recipe that was in force.
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    #: Where the output began in its storage.
+    offset: int = 0
+    setup: Setup | None = None
+
+    def rows(self, part: Tensor, head: int) -> Rows | None:
+        """The rows that made one head of ``part``, ``[batch, heads, tokens, head_dim]``.
+
+        ``part`` is a view of the contiguous ``[batch, tokens, outputs]`` that the call returned;
+        None where it has other samples or tokens, or has them in another order.
+
+        >>> x, w = torch.ones(2, 5, 8), torch.ones(24, 8)
+        >>> q, k, v = (x @ w.T).view(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        >>> Projection(input=x, weight=w, bias=None).rows(k, 1)
+        Rows(first=12, step=1, width=4)
+        """
+        if part.dim() != 4 or self.input.dim() != 3:
+            return None
+        batch, heads, tokens, width = part.shape
+        size = len(self.weight)
+        if tuple(self.input.shape[:2]) != (batch, tokens) or not 0 <= head < heads:
+            return None
+        strides = part.stride()
+        first = int(part.storage_offset()) - self.offset + head * strides[1]
+        last = first + (width - 1) * strides[3]
+        by_sample = batch == 1 or strides[0] == tokens * size
+        by_token = tokens == 1 or strides[2] == size
+        if not (by_sample and by_token and 0 <= first <= last < size):
+            return None
+        return Rows(first, max(1, strides[3]), width)
+
+
+class Projections:
+    """Remembers the calls of linear layers for as long as what they returned is alive.
+
+    >>> layer = torch.nn.Linear(8, 24)
+    >>> seen, x = Projections(), torch.ones(2, 5, 8)
+    >>> y = layer(x)
+    >>> seen.note(layer, x, y)
+    >>> q, k, v = y.view(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    >>> list(seen.of(q, k)[0].input.shape), seen.of(q * 2, k)
+    ([2, 5, 8], None)
+    """
+
+    def __init__(self) -> None:
+        self._calls: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def note(self, module: torch.nn.Module, x: Tensor, y: Tensor) -> None:
+        """``module``, a linear layer, has returned ``y``. Its input is kept as long as ``y``."""
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if x.dim() != 3 or not y.is_contiguous() or y.shape[-1] not in weight.shape:
+            return
+        bias = getattr(module, "bias", None)
+        setup = getattr(module, "setup", None)
+        self._calls[_base(y)] = Projection(
+            input=x.detach(),
+            weight=weight.detach() if len(weight) == y.shape[-1] else weight.detach().mT,
+            bias=None if bias is None else bias.detach(),
+            offset=int(y.storage_offset()),
+            setup=setup if isinstance(setup, Setup) else None,
+        )
+
+    def of(self, q: Tensor, k: Tensor) -> tuple[Projection, Projection] | None:
+        """The calls whose outputs q and k are views of; None unless both are.
+
+        What was computed from an output (scaled, rotated, normalised, copied) is no view of it.
+        """
+        bases = _base(q), _base(k)
+        if any(base not in self._calls for base in bases):
+            return None
+        first, second = (self._calls[base] for base in bases)
+        return first, second
+
+
+def _base(tensor: Tensor) -> Tensor:
+    base = tensor._base  # noqa: SLF001
+    return tensor if base is None else base
