@@ -25,16 +25,16 @@ from torch import Tensor
 from qprobe.errors import InputError
 from qprobe.native import Observation, Sampled
 from qprobe.probes import summary_eager, summary_native
-from qprobe.probes.summary_fields import KURTOSIS, LARGEST, MEAN_SQUARE, Fields, Sample, words
+from qprobe.probes.summary_fields import Fields, Sample, words
+from qprobe.probes.summary_scalars import of_tensor, of_tokens, over_channels
 from qprobe.quant.fold import fold
-from qprobe.stats.histogram import MagnitudeHistogram, QuarterOctaves
+from qprobe.stats.histogram import MagnitudeHistogram
 from qprobe.stats.moments import Moments
 
 ALL: Final = Sampled.HISTOGRAM | Sampled.NVFP4 | Sampled.INT4
 #: Fewer tokens than this are all sampled.
 _FEW: Final = 64
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
-_QUANTILES: Final = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,43 +196,13 @@ class Summary:
         """What is known, as float64 without axes; what has no value is not in it."""
         found = {"n": self.moments().n.sum()}
         found["nan"], found["infinite"] = self.fields.nonfinite.double()
-        return found | self._of_channels() | self._of_tokens() | self._of_sample()
+        return found | (
+            self._of_channels() | of_tokens(self.fields.token_histograms()) | self._of_sample()
+        )
 
     def _of_channels(self) -> dict[str, Tensor]:
         channels = self.moments()
-        tensor = channels.total()
-        found = {}
-        if tensor.n > 0:
-            found = {"mean": tensor.mean, "std": tensor.std()[0], "absmax": tensor.absmax}
-        if bool(tensor.spread):
-            found |= {"skewness": tensor.skewness()[0], "kurtosis": tensor.kurtosis()[0]}
-        of_channels = channels.kurtosis()
-        if of_channels.numel():
-            cuts = torch.tensor([*_QUANTILES.values(), 1.0], dtype=torch.float64)
-            values = of_channels.quantile(cuts.to(of_channels.device))
-            names = [f"channel_kurtosis_{name}" for name in (*_QUANTILES, "max")]
-            found |= dict(zip(names, values, strict=True))
-        return found
-
-    def _of_tokens(self) -> dict[str, Tensor]:
-        squares, largest, kurtosis, nonfinite = self.fields.token_histograms()
-        parts: dict[str, tuple[Tensor, QuarterOctaves]] = {
-            "token_mean_square": (squares, MEAN_SQUARE),
-            "token_absmax": (largest, LARGEST),
-            "token_kurtosis": (kurtosis, KURTOSIS),
-        }
-        found = {
-            "tokens": (squares.sum() + nonfinite[0]).double(),
-            "tokens_zero": squares[-1].double(),
-            "tokens_constant": kurtosis[-1].double(),
-            "tokens_nonfinite": nonfinite[0].double(),
-        }
-        for name, (counts, edges) in parts.items():
-            for cut, q in _QUANTILES.items():
-                value = edges.quantile(counts, q)
-                if value is not None:
-                    found[f"{name}_{cut}"] = torch.tensor(value, dtype=torch.float64)
-        return found
+        return of_tensor(channels) | over_channels("channel_kurtosis", channels.kurtosis())
 
     def _of_sample(self) -> dict[str, Tensor]:
         signal, nvfp4, int4 = self.fields.energy
@@ -245,7 +215,7 @@ class Summary:
             found |= {
                 "nvfp4_sqnr_db": 10.0 * torch.log10(signal / nvfp4),
                 "nvfp4_underflow": lost / there,
-                "nvfp4_saturation": saturated / there,
+                "nvfp4_saturation": saturated / elements,
                 "int4_sqnr_db": 10.0 * torch.log10(signal / int4),
                 "int4_underflow": lost_int4 / there,
             }

@@ -69,7 +69,7 @@ class Fields:
 
     def token_histograms(self) -> "TokenHistograms":
         """The token part, cut up."""
-        return TokenHistograms(*_cut(self.tokens, _TOKENS))
+        return TokenHistograms.of(self.tokens)
 
 
 class TokenHistograms(NamedTuple):
@@ -83,6 +83,11 @@ class TokenHistograms(NamedTuple):
     kurtosis: Tensor
     #: Tokens with NaN or infinite elements, which are in no histogram; int64[1].
     nonfinite: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Self:
+        """Views of :attr:`Fields.tokens`."""
+        return cls(*_cut(tokens, _TOKENS))
 
 
 class Sample(NamedTuple):

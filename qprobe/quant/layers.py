@@ -86,6 +86,25 @@ def weight_kernel(module: nn.Module, w: Tensor) -> Kernel | None:
     return LinearKernel(w) if multiplies else None
 
 
+def operand_kernel(module: nn.Module, x: Tensor, operand: str) -> tuple[Kernel, Tensor]:
+    """The products of a layer as far as one operand goes, and the operand as they take it.
+
+    ``module`` is a plain layer or a quantized one and ``x`` its input (``"x"``), its weight
+    (``"w"``, ``[outputs, inputs, ...]`` or as a transposed convolution has it) or the gradient of
+    its output (``"dy"``). An input is padded where the layer pads by itself.
+    """
+    if not isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001
+        return LinearKernel(x if operand == "w" else x.new_empty(0, 0)), x
+    if operand == "w":
+        return _conv_kernel(module, x, [0] * len(module.stride)), x
+    ends = (module.out_channels, module.in_channels)
+    outer, inner = reversed(ends) if module.transposed else ends
+    weight = x.new_empty((outer, inner // module.groups, *module.kernel_size), device="meta")
+    batched = x if x.dim() == weight.dim() else x.unsqueeze(0)
+    kernel = _conv_kernel(module, weight, [0] * len(module.stride))
+    return kernel, _padded(module, batched) if operand == "x" else batched
+
+
 def _conv_kernel(
     module: nn.modules.conv._ConvNd, w: Tensor, output_padding: Sequence[int]
 ) -> ConvKernel:

@@ -40,7 +40,11 @@ class Role:
 
 
 class Quantizer(Protocol):
-    """Turns a tensor into what a product sees of it; faults are planted by replacing it."""
+    """Turns a tensor into what a product sees of it; faults are planted by replacing it.
+
+    Probes ask it too, beside the layer and with a generator of their own, so it gives the same for
+    the same arguments and remembers nothing of the tensors it gets.
+    """
 
     def __call__(
         self, x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None
@@ -275,21 +279,33 @@ class Products:
 
 def weight_operand(w: Tensor, kernel: Kernel, setup: Setup) -> tuple[Tensor, Operand] | None:
     """The view of a weight that fprop quantizes and how; None where it stays as it is."""
-    how = setup.recipe.fprop.b
-    if not isinstance(how, QuantSpec):
-        return None
-    operand = _operand(how, Role("fprop", "w"), kernel, setup.recipe.fprop)
-    return w.reshape(kernel.weight_shape), operand
+    return operand_of(w, Role("fprop", "w"), kernel, setup.recipe)
+
+
+def operand_of(
+    x: Tensor, role: Role, kernel: Kernel, recipe: QuantRecipe
+) -> tuple[Tensor, Operand] | None:
+    """The view of an operand that its product quantizes and how, as a quantizer is told.
+
+    None where the product takes it in high precision, or takes the values that fprop used.
+    """
+    how = recipe.how(role.gemm, role.operand)
+    return _prepared(x, how, role, kernel, recipe) if isinstance(how, QuantSpec) else None
 
 
 def _take(x: Tensor, how: How, role: Role, kernel: Kernel, setup: Setup) -> Tensor:
     """The operand as its product sees it, in its own shape."""
     if not isinstance(how, QuantSpec):
         return x
-    gemm: Gemm = getattr(setup.recipe, role.gemm)
-    view = x.reshape(kernel.weight_shape) if role.operand == "w" else kernel.activations(x)
-    operand = _operand(how, role, kernel, gemm)
+    view, operand = _prepared(x, how, role, kernel, setup.recipe)
     return setup.quantizer(view, operand, role, setup.generator).reshape(x.shape)
+
+
+def _prepared(
+    x: Tensor, spec: QuantSpec, role: Role, kernel: Kernel, recipe: QuantRecipe
+) -> tuple[Tensor, Operand]:
+    view = x.reshape(kernel.weight_shape) if role.operand == "w" else kernel.activations(x)
+    return view, _operand(spec, role, kernel, getattr(recipe, role.gemm))
 
 
 def _operand(spec: QuantSpec, role: Role, kernel: Kernel, gemm: Gemm) -> Operand:

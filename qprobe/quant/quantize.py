@@ -1,6 +1,6 @@
 """Quantize one tensor: :func:`quantize` for codes and scales, :func:`fake_quantize` for values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor
 from qprobe.errors import InputError
 from qprobe.quant import blockscale, integer
 from qprobe.quant.fold import Axis, Folded, fold, resolve
-from qprobe.quant.formats import E2M1, IntFormat
+from qprobe.quant.formats import E2M1, BlockFormat, IntFormat
 from qprobe.quant.hadamard import SIZE as ROTATION
 from qprobe.quant.hadamard import rotate_folded
 from qprobe.quant.rounding import Rounding, e2m1_codes, e2m1_nearest_, e2m1_stochastic
 from qprobe.quant.spec import QuantSpec, Tile
+from qprobe.stats.codes import e2m1_values
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -184,17 +185,71 @@ def operand_codes(x: Tensor, operand: Operand) -> Tensor:
     >>> operand_codes(x, Operand(axes=0, spec=QuantSpec(format=NVFP4))).tolist()
     [7, 0, 13]
     """
-    spec = operand.spec
-    if isinstance(spec.format, IntFormat):
+    codes = on_grid(x, operand, None).codes.to(torch.int8).flatten()
+    return (
+        codes if isinstance(operand.spec.format, IntFormat) else codes.masked_fill_(codes == 8, 0)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grid:
+    """One operand where it is rounded: turned, if it is rotated, and seen along its blocks.
+
+    Tensors are ``[outer, length, inner]`` with blocks in the middle, a rotated operand's partial
+    group filled up; of integer formats they have the operand's own shape.
+    """
+
+    #: What is rounded, float32; of a rotated bfloat16 operand before it is cut to bfloat16.
+    x: Tensor
+    #: E2M1 codes 0..15 as uint8, or integers as float32.
+    codes: Tensor
+    #: What is stored as the scale of each block ``[outer, blocks, inner]``; integers: what ``unit``
+    #: is.
+    scale: Tensor
+    #: What the value of a code is multiplied with; broadcasts against ``x``.
+    unit: Tensor
+    form: BlockFormat | IntFormat
+
+    def values(self) -> Tensor:
+        """The quantized values, in the same basis as ``x``: bit for bit what a layer rounds to."""
+        if isinstance(self.form, IntFormat):
+            return self.codes * self.unit
+        return e2m1_values(self.codes).mul_(self.unit)
+
+    def limit(self) -> Tensor:
+        """The largest magnitude that a code could hold; broadcasts against ``x``."""
+        form = self.form
+        return self.unit * (form.largest if isinstance(form, IntFormat) else form.element.largest)
+
+
+def on_grid(x: Tensor, operand: Operand, generator: torch.Generator | None) -> Grid:
+    """Codes and scales behind the values of :func:`quantize_operand`, NaN and infinity let through.
+
+    >>> from qprobe.quant.formats import NVFP4
+    >>> plan = Operand(axes=0, spec=QuantSpec(format=NVFP4))
+    >>> grid = on_grid(torch.tensor([6.0, -0.1, 3.0]), plan, None)
+    >>> grid.codes.flatten().tolist(), grid.values().flatten().tolist(), grid.scale.item()
+    ([7, 8, 5], [6.0, 0.0, 3.0], 448.0)
+    """
+    spec, form = operand.spec, operand.spec.format
+    if isinstance(form, IntFormat):
         wide = x.float()
-        axes = integer.reduced_axes(wide, spec.granularity, operand.axes)
-        found = integer.codes(wide, spec.format, integer.scales(wide, spec.format, axes))
-        return found.to(torch.int8).flatten()
-    folded = fold(x.float(), operand.axes, spec.format.block)
+        s = integer.scales(wide, form, integer.reduced_axes(wide, spec.granularity, operand.axes))
+        codes = integer.codes(wide, form, s)
+        return Grid(x=wide, codes=codes, scale=s.scale, unit=s.scale, form=form)
+    folded = fold(x if x.dtype in _KERNEL_TYPES else x.float(), operand.axes, form.block)
+    noise = _noise(folded, x, spec, generator)
+    rounded = seen = folded.x.float()
     if operand.hadamard:
-        folded = _whole(rotate_folded(_padded(folded.x)))
-    codes, _ = _block_codes(folded, operand, None)
-    return codes.masked_fill_(codes == 8, 0).flatten()  # minus zero
+        noise = None if noise is None else _padded(noise)
+        seen = rotate_folded(_padded(seen))
+        rounded = seen.to(folded.x.dtype).float()
+    folded = replace(folded, x=rounded) if seen.shape == folded.x.shape else _whole(rounded)
+    codes, scale = _block_codes(folded, operand, noise)
+    # The largest of a 2d tile is the largest of one of its blocks, so this is the tensor's.
+    unit = blockscale.decode_scale(scale, rounded.abs().amax(), form)
+    spread = unit.repeat_interleave(form.block, 1)[:, : rounded.shape[1]]
+    return Grid(x=seen, codes=codes, scale=scale, unit=spread, form=form)
 
 
 _KERNEL_TYPES = (torch.float32, torch.bfloat16)

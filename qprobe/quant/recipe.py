@@ -179,6 +179,11 @@ class QuantRecipe:
             for spec in gemm.specs()
         )
 
+    def how(self, gemm: str, operand: str) -> How:
+        """How one operand of one product is taken, such as x of wgrad."""
+        product: Gemm = getattr(self, gemm)
+        return product.a if operand == _TITLES[gemm][0] else product.b
+
     def cells(self) -> dict[str, str]:
         """What happens to each operand, for tables: ``{"fprop x": "nvfp4/1d", ...}``."""
         cells = {}

@@ -14,6 +14,7 @@ from qprobe.stats.attention import (
     softmax_error,
     softmax_levels,
 )
+from qprobe.stats.blocks import BlockRanges, block_ranges
 from qprobe.stats.codes import (
     BlockScales,
     CodeOccupancy,
@@ -52,12 +53,14 @@ from qprobe.stats.gradient import (
 from qprobe.stats.heads import PerHead
 from qprobe.stats.histogram import MagnitudeHistogram, QuarterOctaves
 from qprobe.stats.moments import Moments
+from qprobe.stats.outliers import outlier_pattern
 from qprobe.stats.quantization import OperandError, operand_error
 from qprobe.stats.update import CodeChanges, CodeLook, UpdateSize, look_again, update_size
 
 __all__ = [
     "Additive",
     "BatchNoise",
+    "BlockRanges",
     "BlockScales",
     "BranchEnergy",
     "CodeChanges",
@@ -81,6 +84,7 @@ __all__ = [
     "Spectrum",
     "UpdateSize",
     "batch_noise",
+    "block_ranges",
     "block_scales",
     "branch_energy",
     "code_occupancy",
@@ -94,6 +98,7 @@ __all__ = [
     "logit_error",
     "look_again",
     "operand_error",
+    "outlier_pattern",
     "prediction_levels",
     "probabilities",
     "quadratic_form",

@@ -57,6 +57,20 @@ class MagnitudeHistogram:
     def infinite(self) -> Tensor:
         return self.counts[MAGNITUDES + 2]
 
+    def log2_quantile(self, q: float) -> Tensor:
+        """The octave that holds the ``q``-quantile of |x| > 0: log2 of its lower edge, float64.
+
+        Within one octave; NaN where nothing but zero, NaN and infinity was counted. The first and
+        the last octave also hold what lies beyond.
+
+        >>> MagnitudeHistogram.of(torch.tensor([0.0, 1.0, 5.0, 6.0])).log2_quantile(0.5).item()
+        2.0
+        """
+        reached = self.bins.cumsum(0)
+        wanted = (reached[-1].double() * q).ceil().clamp(min=1)
+        octave = (reached.double() < wanted).sum().double() + MAGNITUDE_FIRST
+        return torch.where(reached[-1] > 0, octave, torch.nan)
+
     def merge(self, other: "MagnitudeHistogram") -> "MagnitudeHistogram":
         """Counts of both."""
         return MagnitudeHistogram(counts=self.counts + other.counts)
@@ -127,3 +141,12 @@ class QuarterOctaves:
                 return low + (high - low) * (wanted - below) / count
             below += count
         return None
+
+    def largest(self, counts: Tensor) -> float | None:
+        """The middle of the highest bin that was counted, within 12 %; ``None`` without counts.
+
+        >>> QuarterOctaves(first=0, octaves=1).largest(torch.tensor([0, 4, 1, 0, 9]))
+        1.625
+        """
+        counted = counts[: self.bins].nonzero().flatten().tolist()
+        return (self.edge(counted[-1]) + self.edge(counted[-1] + 1)) / 2 if counted else None

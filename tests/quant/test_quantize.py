@@ -13,12 +13,16 @@ from qprobe.quant import (
     MXFP4,
     NVFP4,
     Granularity,
+    Operand,
     QuantSpec,
     Rounding,
     Tile,
     fake_quantize,
     quantize,
 )
+from qprobe.quant.fold import fold
+from qprobe.quant.hadamard import rotate_folded
+from qprobe.quant.quantize import on_grid, quantize_operand
 
 SPECS = {
     "nvfp4": QuantSpec(format=NVFP4),
@@ -267,3 +271,48 @@ def test_signal_to_noise_on_normal_numbers() -> None:
     assert sqnr_db(SPECS["nvfp4-2d"]) == pytest.approx(19.06, abs=0.03)
     assert sqnr_db(SPECS["mxfp4"]) == pytest.approx(18.79, abs=0.03)
     assert sqnr_db(SPECS["nvfp4-sr"]) == pytest.approx(17.2, abs=0.1)
+
+
+GRIDS = {
+    "1d": Operand(axes=1, spec=QuantSpec(format=NVFP4)),
+    "columnwise": Operand(axes=0, spec=QuantSpec(format=NVFP4)),
+    "flattened": Operand(axes=(0, 2, 3), spec=QuantSpec(format=NVFP4)),
+    "2d": Operand(axes=1, spec=QuantSpec(format=NVFP4, tile=Tile.TWO_D), partner=0),
+    "sr": Operand(axes=1, spec=QuantSpec(format=NVFP4, rounding=Rounding.STOCHASTIC)),
+    "rht": Operand(axes=1, spec=QuantSpec(format=NVFP4), hadamard=16),
+    "rht-sr": Operand(
+        axes=(0, 2, 3),
+        spec=QuantSpec(format=NVFP4, rounding=Rounding.STOCHASTIC),
+        hadamard=16,
+    ),
+    "mxfp4": Operand(axes=1, spec=QuantSpec(format=MXFP4)),
+    "int4": Operand(axes=1, spec=QuantSpec(format=INT4, granularity=Granularity.VOXEL)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("kind", GRIDS)
+def test_the_grid_holds_the_values_that_a_layer_gets(kind, layout, dtype, generator):
+    """Bit for bit, turned back where they were rotated."""
+    x = torch.randn(20, 40, 3, 4, generator=generator).to(dtype)
+    if layout == "channels-last":
+        x = x.to(memory_format=torch.channels_last)
+    operand = GRIDS[kind]
+    expected = quantize_operand(x, operand, seeded(), torch.float32)
+    grid = on_grid(x, operand, seeded())
+    if kind == "int4":
+        assert torch.equal(grid.values(), expected)
+        return
+    folded = fold(x, operand.axes, grid.form.block)
+    values = grid.values()
+    if operand.hadamard:
+        values = rotate_folded(values, inverse=True)[:, : folded.x.shape[1]]
+    assert torch.equal(folded.unfold(values.contiguous()), expected)
+
+
+def test_the_limit_is_the_value_of_the_largest_code():
+    grid = on_grid(torch.tensor([6.0, 1.0, -6.0]), Operand(axes=0, spec=SPECS["nvfp4"]), None)
+    assert grid.limit().flatten().tolist() == [6.0, 6.0, 6.0]
+    integers = Operand(axes=0, spec=QuantSpec(format=INT4, granularity=Granularity.TENSOR))
+    assert on_grid(torch.tensor([6.0, 1.0]), integers, None).limit().item() == pytest.approx(6.0)

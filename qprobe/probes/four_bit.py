@@ -1,0 +1,72 @@
+"""What four bits would do to an operand, at the cost of the read that is made anyway."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qprobe.probes.base import Field, SiteView
+from qprobe.probes.selection import multiplies
+from qprobe.records.schema import Role
+from qprobe.sites import Site
+from qprobe.stats.missing import decibels, known, ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FourBitError:
+    """Parts of a summary, in its memory."""
+
+    #: Σx², Σ(x̂−x)² of NVFP4, of INT4; float64[3].
+    energy: Tensor
+    #: Elements, not zero, lost and saturated in NVFP4, lost in INT4; int64[5].
+    counts: Tensor
+
+    def merge(self, other: "FourBitError") -> "FourBitError":
+        return FourBitError(energy=self.energy + other.energy, counts=self.counts + other.counts)
+
+    def to(self, device: torch.device | str) -> "FourBitError":
+        return FourBitError(energy=self.energy.to(device), counts=self.counts.to(device))
+
+    def scalars(self) -> Mapping[str, Tensor]:
+        """``n`` sampled elements, and of each format SQNR and underflow; saturation of NVFP4."""
+        signal, nvfp4, int4 = self.energy
+        n, there, lost, saturated, lost_int4 = self.counts
+        some = there > 0
+        values = {
+            "nvfp4.sqnr_db": (decibels(signal, nvfp4), some),
+            "nvfp4.underflow": (ratio(lost, there), some),
+            "nvfp4.saturation": (ratio(saturated, n), some),
+            "int4.sqnr_db": (decibels(signal, int4), some),
+            "int4.underflow": (ratio(lost_int4, there), some),
+        }
+        return {"n": n} | known(values)
+
+    def arrays(self) -> Mapping[str, Tensor]:
+        return {}
+
+
+class FourBit:
+    """SQNR, underflow and saturation of NVFP4 and INT4 along the channels, on one token in eight.
+
+    A quick look that needs no recipe: blocks of 16 (INT4: one scale a token) along the axis that
+    holds the channels, rounded to nearest, not rotated. What a recipe does on the axes of all three
+    products is asked of :class:`~qprobe.probes.operand_error.OperandError`. Tokens with NaN or
+    infinity are left out. NVFP4 scales by the largest magnitude of earlier tensors, so what grows
+    past it saturates once. INT4 scales by the token's own largest and cannot saturate. States look
+    into the summary they came from.
+    """
+
+    name = "four_bit"
+    needs: frozenset[Role | Field] = frozenset({Field.NVFP4, Field.INT4})
+    every: ClassVar[int] = 10
+
+    def selects(self, site: Site) -> bool:
+        return multiplies(site)
+
+    def observe(self, view: SiteView) -> FourBitError | None:
+        if view.summary is None:
+            return None
+        fields = view.summary.fields
+        return FourBitError(energy=fields.energy, counts=fields.counts)
