@@ -133,7 +133,9 @@ def _companions(
     places: Mapping[tuple[str, Role, int], Site],
 ) -> Iterator[Site]:
     for role in roles:
-        if (role in _LEARNED) != (site.role in _LEARNED):
+        if site.role in _LEARNED and role not in _LEARNED:
+            continue  # read between passes, where there is no call
+        if role in _LEARNED and site.role not in _LEARNED:
             raise InputError(
                 f"the probe {probe.name!r} needs {role} beside {site.role} of "
                 f"{site.path or ROOT!r}, which are not of one call; the weight's gradient of a "

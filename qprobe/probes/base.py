@@ -109,7 +109,10 @@ class Probe(Protocol):
 
     @property
     def needs(self) -> frozenset[Role | Field]:
-        """Other roles of the same call, or fields of the summary; may be empty."""
+        """Other roles of the same call, or fields of the summary; may be empty.
+
+        Weights and their gradients are read between passes and come without the others.
+        """
 
     def selects(self, site: Site) -> bool:
         """Whether the question makes sense at ``site``."""
