@@ -6,7 +6,6 @@ values make the weight's range; the remainder has less of it.
 Reference: Li et al. 2025, "SVDQuant", eq. 5, without its smoothing of the activations.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.products import Quantizer, Role
 from qprobe.quant.ptq.applied import Applied, quantized_layer, with_quantizer
 from qprobe.quant.ptq.channels import Channels
+from qprobe.quant.ptq.twin import twin
 from qprobe.quant.quantize import Operand
 from qprobe.quant.recipe import Gemm, QuantRecipe
 
@@ -69,11 +69,9 @@ class _LowBranch:
 
     def _product(self, layer: QuantizedLayer, recipe: QuantRecipe) -> Callable[..., Tensor]:
         """The layer's forward pass with L for a weight, no bias and another recipe."""
-        twin = copy.copy(layer)
         low = self.split.low.to(layer.get_parameter("weight").dtype)
-        vars(twin)["_parameters"] = {"weight": low, "bias": None}
-        twin.setup = replace(layer.setup, recipe=recipe, quantizer=self.split.base)
-        return twin.forward
+        setup = replace(layer.setup, recipe=recipe, quantizer=self.split.base)
+        return twin(layer, low, setup).forward
 
 
 def svd(model: nn.Module, path: str, *, rank: int = RANK) -> Applied:
