@@ -96,7 +96,7 @@ def plant(  # noqa: PLR0913 - what, where, how strong, and two defaults
         strength=place.strength,
         seed=seed,
         roles=traces.roles,
-        sites=(site, *(path for path in traces.also if path != site)),
+        sites=tuple(dict.fromkeys((site, *traces.also))),
         _undo=list(traces.undo),
     )
 
