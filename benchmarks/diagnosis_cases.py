@@ -108,7 +108,9 @@ class Ward:
         for batch in self.batches:
             g, h = _gradient(exact, batch, path), _gradient(self.model, batch, path)
             dot = torch.dot(g, h)
-            rows.append([float(dot / (g.norm() * h.norm())), float(dot / torch.dot(g, g))])
+            # A gradient of which nothing is left points nowhere: its cosine is 0, not undefined.
+            norms = (g.norm() * h.norm()).clamp(min=torch.finfo(g.dtype).tiny)
+            rows.append([float(dot / norms), float(dot / torch.dot(g, g))])
         self.model.zero_grad(set_to_none=True)
         return np.array(rows)
 
@@ -116,11 +118,11 @@ class Ward:
 def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor], path: str | None) -> Tensor:
     model.zero_grad(set_to_none=True)
     bce_tversky_per_image(model(batch[0]), batch[1]).mean().backward()
-    prefix = "" if path is None else f"{path}."
     parts = [
         parameter.grad.flatten().double()
         for name, parameter in model.named_parameters()
-        if name.startswith(prefix) and parameter.grad is not None
+        if path is None or name == f"{path}.weight"
+        if parameter.grad is not None
     ]
     return torch.cat(parts)
 

@@ -64,6 +64,23 @@ def test_gradients_flow_as_under_the_recipe(transform, recipe):
     assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.95
 
 
+@each_transform
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_in_high_precision_are_those_of_the_plain_layer(transform, name):
+    """The backward products of integer recipes reuse fprop's values: these are in x's own basis."""
+    model, x = quantized(name, dtype=torch.float64)
+    in_high_precision(model)
+    plain = copy.deepcopy(model)
+    convert(plain, "bf16")
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    plain(inputs[1]).square().sum().backward()
+    with apply(transform, model, x):
+        model(inputs[0]).square().sum().backward()
+    pairs = [(inputs[0].grad, inputs[1].grad), (model[0].weight.grad, plain[0].weight.grad)]
+    for ours, theirs in pairs:
+        assert (ours - theirs).norm() / theirs.norm() < 1e-12
+
+
 #: Gains in dB of the output with planted outliers under int4-tensor, at least.
 GAINS = {
     ("smooth", "linear"): 14.0,
