@@ -3,7 +3,7 @@
     python benchmarks/diagnosis.py [--quick] [--json] [--analyzers outliers gradients ...]
 
 Trains a tiny model of each architecture, plants every kind of defect of qprobe.faults at random
-sites and strengths, and shows each to the baselines and to one doctor made of the analyzers named.
+sites in three strengths, and shows each to the baselines and to one doctor made of the analyzers named.
 A defect counts where it is detectable: where it moves the loss (a gradient defect: cosine or
 projection of dw) beyond the 95 % interval over samples; the others are listed as below detection.
 """
@@ -150,7 +150,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="one model, hardly trained")
     options.add_argument("--json", action="store_true", help="every verdict as data")
-    options.add_argument("--per-kind", type=int, default=4, help="plantings a kind and model")
+    options.add_argument("--per-kind", type=int, default=3, help="plantings a kind and model")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--models", type=Path, help="keep the trained models here")
     options.add_argument("--analyzers", nargs="*", default=[], metavar="NAME")

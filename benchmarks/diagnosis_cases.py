@@ -187,7 +187,7 @@ def _batches(loader: Sequence[object], samples: int) -> list[tuple[Tensor, Tenso
 
 
 def cases(wards: Sequence[Ward], per_kind: int, seed: int) -> Iterator[tuple[Ward, Case]]:
-    """Plant every kind ``per_kind`` times in each model where it fits, at random.
+    """Plant every kind ``per_kind`` times in each model where it fits, at random sites.
 
     The model has the defect while the caller holds the case; the healthy models come first.
     """
@@ -197,8 +197,9 @@ def cases(wards: Sequence[Ward], per_kind: int, seed: int) -> Iterator[tuple[War
     for ward in wards:
         for name, kind in KINDS.items():
             fitting = candidates(ward.model, name, ward.example)
-            for _ in range(per_kind if fitting else 0):
-                site, strength = drawn.choice(fitting), drawn.choice(kind.strengths)
+            for number in range(per_kind if fitting else 0):
+                # Strengths take turns, so that each is met equally often.
+                site, strength = drawn.choice(fitting), kind.strengths[number % 3]
                 planting = {"strength": strength, "seed": drawn.randrange(2**31)}
                 probed = None if kind.benign or name == "dead-branch" else site
                 well = _well(ward, name, probed)

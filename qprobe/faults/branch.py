@@ -1,5 +1,6 @@
 """A branch of a fusion that no gradient reaches; the forward pass is untouched."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +51,6 @@ class _Joined:
     factor: Tensor
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
-        if y.dim() < 2 or y.shape[1] != len(self.factor):
-            raise InputError(
-                f"the fusion gives {len(self.factor)} channels and its module an output of "
-                f"{tuple(y.shape)}; plant the dead branch at another site."
-            )
         return _weaker(y, self.factor.view(-1, *[1] * (y.dim() - 2)))
 
 
@@ -77,11 +73,47 @@ def _starvable(model: nn.Module, example: Example) -> dict[str, list[_Branch]]:
             "a dead branch is found by running the model; pass example=, the arguments of one call."
         )
     found = {}
-    for fusion in trace(model, *example).fusions:
-        branches = _entrances(fusion) if fusion.kind == "add" else _parts(model, fusion)
+    traced = trace(model, *example).fusions
+    joints = _joints(model, example, [one.call.path for one in traced if one.kind == "cat"])
+    for fusion in traced:
+        if fusion.kind == "add":
+            branches = _entrances(fusion)
+        else:
+            branches = _parts(model, fusion, joints.get(fusion.call.path))
         if branches:
             found[str(fusion.call)] = branches
     return found
+
+
+def _joints(model: nn.Module, example: Example, paths: Sequence[str]) -> dict[str, int]:
+    """Channels of the modules that return what they joined, through nothing that learns."""
+    found: dict[str, int] = {}
+
+    def look(path: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+        def keep(_: nn.Module, __: tuple[Any, ...], y: object) -> None:
+            if isinstance(y, Tensor) and y.dim() > 1 and _ends_in_cat(y):
+                found[path] = y.shape[1]
+
+        return keep
+
+    handles = [model.get_submodule(path).register_forward_hook(look(path)) for path in paths]
+    try:
+        trace(model, *example)  # as the first pass: whatever it moves is put back
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _ends_in_cat(y: Tensor) -> bool:
+    """Whether the last operation with more than one differentiable input was a ``cat``."""
+    node = y.grad_fn
+    while node is not None:
+        if node.name().startswith("CatBackward"):
+            return True
+        before = [one for one, _ in node.next_functions if one is not None]
+        node = before[0] if len(before) == 1 else None
+    return False
 
 
 def _entrances(fusion: Fusion) -> list[_Branch]:
@@ -99,14 +131,16 @@ def _is_inside(path: str, owner: str) -> bool:
     return path not in (owner, ROOT, "") and (owner in ("", ROOT) or path.startswith(f"{owner}."))
 
 
-def _parts(model: nn.Module, fusion: Fusion) -> list[_Branch]:
-    """Branches of a ``cat`` that its module returns, by their channels."""
-    if fusion.kind != "cat" or fusion.call.path in ("", ROOT):
+def _parts(model: nn.Module, fusion: Fusion, joint: int | None) -> list[_Branch]:
+    """Branches of a ``cat`` that its module returns with ``joint`` channels, by their channels."""
+    if fusion.kind != "cat" or joint is None:
         return []
     widths = [_width(model, branch.producers) for branch in fusion.branches]
     if any(width is None for width in widths):
         return []
     sizes = [width for width in widths if width is not None]
+    if sum(sizes) != joint:
+        return []
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return [
         _Branch(path=fusion.call.path, channels=(end - size, end, ends[-1]))
