@@ -3,9 +3,9 @@
     python benchmarks/diagnosis.py [--quick] [--json] [--analyzers outliers gradients ...]
 
 Trains a tiny model of each architecture, plants every kind of defect of qprobe.faults at random
-sites in three strengths, and shows each to the baselines and to one doctor made of the analyzers named.
-A defect counts where it is detectable: where it moves the loss (a gradient defect: cosine or
-projection of dw) beyond the 95 % interval over samples; the others are listed as below detection.
+sites in three strengths, and shows each to the baselines and to one doctor made of the analyzers
+that are named. A defect counts where it is detectable: where it moves the loss (a gradient defect:
+cosine or projection of dw) beyond the 95 % interval; the others are listed as below detection.
 """
 
 import argparse
