@@ -43,6 +43,8 @@ def test_nan_and_infinity_have_counters_of_their_own(summed, generator):
     found = state.scalars()
     assert (found["nan"], found["infinite"]) == (1, 2)  # of all, though one token in eight is seen
     assert found["n"] < x.numel() / 6
+    both = state.merge(state).scalars()
+    assert (both["nan"], both["infinite"]) == (2, 4)
 
 
 def test_zero_is_a_count_and_nothing_is_missing(summed):

@@ -38,6 +38,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.ConvTranspose2d(36, 40, 3, stride=2, output_padding=1, groups=2),
         (2, 36, 4, 5),
     ),
+    # Two outputs a channel: the shape of a transposed weight decides what is depth-wise.
+    "transpose2d-depthwise": (lambda: nn.ConvTranspose2d(24, 48, 1, groups=24), (2, 24, 4, 5)),
     "transpose3d": (lambda: nn.ConvTranspose3d(18, 20, 2, stride=2, dilation=2), (2, 18, 3, 2, 3)),
 }
 RECIPES = ["nvfp4", "nvfp4-2d-rht-sr", "nvfp4-fwd-rht", "nvfp4-chain", "int4-adaptive"]
@@ -135,6 +137,13 @@ def test_nothing_is_read_on_the_host(probe, name, role):
         merged = state.merge(state)
         with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
             merged.scalars()
+
+
+def test_each_operand_has_random_numbers_of_its_own(look):
+    _, views, _ = recorded("linear", "nvfp4-sr", look)
+    view = replace(views[Role.GRAD_OUTPUT], draw=7)
+    dgrad, wgrad = (one._generator().get_state() for one in taken(view, None))
+    assert not torch.equal(dgrad, wgrad)
 
 
 @pytest.mark.parametrize("probe", [OperandError, BlockScales])
