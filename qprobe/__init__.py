@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qprobe.engine import TrainConfig, train
     from qprobe.probes.attach import attach
+    from qprobe.probes.schedule import Every
     from qprobe.probes.session import Session
     from qprobe.quant.catalogue import recipe, recipes
     from qprobe.quant.convert import convert, override
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = _version("qprobe")
 
 _PUBLIC = {
+    "Every": "qprobe.probes.schedule",
     "Session": "qprobe.probes.session",
     "attach": "qprobe.probes.attach",
     "convert": "qprobe.quant",
@@ -34,6 +36,7 @@ _PUBLIC = {
 
 # Not `open`: a star import would hide the built-in.
 __all__ = [
+    "Every",
     "Session",
     "TrainConfig",
     "__version__",

@@ -4,13 +4,13 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
-import qprobe
 from qprobe import native, records
 from qprobe.errors import InputError
 from qprobe.probes import ranks
@@ -176,7 +176,7 @@ def _writer(
     if start:
         return records.resume(run, after_step=start)
     environment: dict[str, records.schema.Json] = {
-        "qprobe": qprobe.__version__,
+        "qprobe": version("qprobe"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -9,7 +9,6 @@ from torch._dynamo import external_utils
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from qprobe.errors import InputError
-from qprobe.sites.calls import is_compiled
 from qprobe.sites.site import ROOT
 
 
@@ -33,10 +32,11 @@ def refuse_deaf(model: nn.Module) -> None:
     """Raise if code of ``model`` was compiled by a call before now.
 
     Compiled code is found by the Python code that it was made from. That of a class serves all its
-    instances, so one that has run makes new instances deaf as well.
+    instances, and a wrapper is not known to what it wraps, so a class that ran compiled is refused
+    wherever it is met.
     """
     for path, module in model.named_modules():
-        if is_compiled(module) and any(_debug_get_cache_entry_list(code) for code in _code(module)):
+        if any(_debug_get_cache_entry_list(code) for code in _code(module)):
             raise InputError(
                 f"{path or ROOT!r} ({type(unwrapped(module)).__name__}) was compiled by an earlier "
                 "call, and hooks that are placed now would never run; attach before the first "
@@ -47,10 +47,9 @@ def refuse_deaf(model: nn.Module) -> None:
 def _code(module: nn.Module) -> Iterator[CodeType]:
     """The code that compiling ``module`` replaces: its own, or PyTorch's around its own classes."""
     inner: Any = unwrapped(module)
-    for function in (inner.forward, type(inner).__call__, nn.Module._call_impl):  # noqa: SLF001
-        code = getattr(function, "__code__", None)
-        if isinstance(code, CodeType):
-            yield code
-    if type(inner).__module__.startswith("torch.nn."):
+    code = getattr(inner.forward, "__code__", None)
+    if isinstance(code, CodeType):
+        yield code
+    if inner is not module:
         constants = external_utils.wrap_inline.__code__.co_consts
         yield from (one for one in constants if isinstance(one, CodeType))
