@@ -52,7 +52,7 @@ class Slot:
 def assign(
     probes: Sequence[Probe], sites: Sequence[Site], owners: Mapping[str, Owner], *, lenient: bool
 ) -> tuple[Slot, ...]:
-    """Every probe at every site that it selects.
+    """Every probe at every site that it selects and where there is what it needs beside it.
 
     One that selects none is an error that names the kinds there are, unless ``lenient``: then it
     is left out, and it is an error if nothing is left.
@@ -64,12 +64,15 @@ def assign(
         chosen = [site for site in sites if probe.selects(site)]
         if isinstance(probe, ChoosingProbe):
             chosen = list(probe.choose(chosen))
-        if not chosen and not lenient:
-            raise InputError(_nowhere(f"the probe {probe.name!r} selects", sites))
+        found: list[Slot] = []
         for site in chosen:
             owner = owners.get(site.path)
             module = None if owner is None or site.kind != owner.kind else owner.module
-            slots.append(_slot(probe, site, module, (layers[site.path], places)))
+            if (slot := _slot(probe, site, module, (layers[site.path], places))) is not None:
+                found.append(slot)
+        if not found and not lenient:
+            raise InputError(_nowhere(f"the probe {probe.name!r} selects", sites))
+        slots += found
     if not slots:
         raise InputError(_nowhere("the probes select", sites))
     return tuple(slots)
@@ -91,7 +94,7 @@ def _slot(
     site: Site,
     module: nn.Module | None,
     at: tuple[int, Mapping[tuple[str, Role, int], Site]],
-) -> Slot:
+) -> Slot | None:
     layer, places = at
     fields = [need for need in probe.needs if isinstance(need, Field)]
     roles = [need for need in probe.needs if isinstance(need, Role) and need is not site.role]
@@ -103,12 +106,14 @@ def _slot(
         return Slot(probe=probe, site=site, module=module, layer=layer, measure=measure)
     passing = [role for role in roles if role is not Role.WEIGHT or site.role in _LEARNED]
     companions = tuple(_companions(probe, site, passing, places))
+    if None in companions:
+        return None
     return Slot(
         probe=probe,
         site=site,
         module=module,
         layer=layer,
-        companions=companions,
+        companions=tuple(one for one in companions if one is not None),
         weighted=len(passing) < len(roles),
     )
 
@@ -131,7 +136,8 @@ def _companions(
     site: Site,
     roles: Iterable[Role],
     places: Mapping[tuple[str, Role, int], Site],
-) -> Iterator[Site]:
+) -> Iterator[Site | None]:
+    """The sites of the roles; None for one that this module does not have."""
     for role in roles:
         if site.role in _LEARNED and role not in _LEARNED:
             continue  # read between passes, where there is no call
@@ -141,10 +147,4 @@ def _companions(
                 f"{site.path or ROOT!r}, which are not of one call; the weight's gradient of a "
                 "call is grad_outputᵀ·input."
             )
-        found = places.get((site.path, role, site.index)) or places.get((site.path, role, 0))
-        if found is None:
-            raise InputError(
-                f"the probe {probe.name!r} needs {role} beside {str(site)!r}, which has none; "
-                "let it select sites that have."
-            )
-        yield found
+        yield places.get((site.path, role, site.index)) or places.get((site.path, role, 0))
