@@ -142,10 +142,7 @@ class Session:
         began = self._settings.clock()
         self._count += 1
         given = scalars if loss is None else {"loss": loss, **scalars}
-        self._waiting += [
-            (self._count, key, value.detach() if isinstance(value, Tensor) else value)
-            for key, value in given.items()
-        ]
+        self._note(given)
         looking = self._spent()
         self._others += began - self._ended - looking
         self._budget.step(began - self._ended - looking)
@@ -155,6 +152,11 @@ class Session:
             self._write_waiting()
         self._arm()
         self._ended = self._settings.clock()
+
+    def log(self, **scalars: Scalar) -> None:
+        """Record numbers that become known after the step that they are of."""
+        self._check_open()
+        self._note(scalars)
 
     def read_weights(self) -> None:
         """Look at weights and their gradients now: before the optimizer steps."""
@@ -237,6 +239,12 @@ class Session:
             self.close(Status.FAILED, f"{type(error).__name__}: {error}")
 
     # What happens at a step.
+
+    def _note(self, scalars: Mapping[str, Scalar]) -> None:
+        self._waiting += [
+            (self._count, key, value.detach() if isinstance(value, Tensor) else value)
+            for key, value in scalars.items()
+        ]
 
     def _interval(self, slot: Slot) -> int:
         schedule = self._settings.schedules[slot.probe.name]

@@ -1,0 +1,102 @@
+"""Probes in the Trainer of Hugging Face: one callback.
+
+::
+
+    trainer = Trainer(model=model, args=args, callbacks=[ProbeCallback("run.qprobe")])
+"""
+
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from qprobe.errors import MissingExtraError
+from qprobe.probes.attach import attach
+from qprobe.records import RunWriter, Status
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qprobe.probes.session import Session
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise MissingExtraError(
+        "this callback needs transformers: pip install transformers."
+    ) from error
+
+
+class ProbeCallback(TrainerCallback):
+    """Watches the model that a ``Trainer`` trains, from its first step to its last.
+
+    Takes what :func:`qprobe.attach` takes beside the model. A step is an optimizer step. What the
+    trainer logs, the loss among it, is recorded with the step it is logged at. A training that goes
+    on from a checkpoint goes on counting, and takes up the run file after the checkpoint's step.
+
+    A trainer tells its callbacks of no exception. Train inside ``with callback:`` to have hooks
+    taken off and the reason in the run whatever happens.
+    """
+
+    def __init__(self, run: str | PathLike[str] | RunWriter | None = None, **options: Any) -> None:
+        self._run = run
+        self._options = options
+        self._open = False
+        #: What watches, while it does; afterwards the last one.
+        self.session: Session | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Attach: a checkpoint has been taken up and nothing has been trained."""
+        self.close()
+        model: nn.Module = kwargs["model"]
+        self.session = attach(model, self._run, **{"start": state.global_step, **self._options})
+        self._open = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count a step."""
+        if self.session is not None:
+            self.session.step()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record the numbers that the trainer reports."""
+        if self.session is not None and self._open:
+            logs = kwargs.get("logs") or {}
+            numbers = {key: one for key, one in logs.items() if isinstance(one, int | float)}
+            self.session.log(**numbers)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Detach."""
+        self.close()
+
+    def close(self, status: Status = Status.FINISHED, reason: str | None = None) -> None:
+        """Take hooks off and close the run; closing twice is allowed."""
+        if self.session is not None and self._open:
+            self._open = False
+            self.session.close(status, reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, KeyboardInterrupt):
+            self.close(Status.INTERRUPTED, "interrupted from the keyboard")
+        else:
+            self.close(Status.FAILED, f"{type(error).__name__}: {error}")
