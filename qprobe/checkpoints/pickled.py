@@ -25,6 +25,7 @@ _STORAGE = re.compile(r"torch \w+Storage|torch\.storage (Typed|Untyped)Storage")
 LARGEST = 64 * 2**20
 #: How many refused types are named.
 _NAMED = 3
+_NAMELESS = "a type without a name"
 
 
 def refused(pickle: bytes) -> list[str]:
@@ -39,29 +40,31 @@ def refused(pickle: bytes) -> list[str]:
     ['os.system']
     """
     found: list[str] = []
-    for asked in _globals(pickle):
-        if asked in _TENSORS or _STORAGE.fullmatch(asked) or _is_dtype(asked):
-            continue
-        name = asked.replace(" ", ".")
-        if name not in found:
-            found.append(name)
+    for module, name in _globals(pickle):
+        asked = f"{module}.{name}" if module else name
+        if asked not in found and not (module and _harmless(module, name)):
+            found.append(asked)
     return found[:_NAMED]
 
 
-def _globals(pickle: bytes) -> Iterator[str]:
+def _globals(pickle: bytes) -> Iterator[tuple[str, str]]:
+    """Module and name of each type asked for; no module where the name can be a disguise."""
     text: list[str] = []
     for instruction, argument, _ in pickletools.genops(pickle):
         if instruction.name in {"GLOBAL", "INST"}:
-            yield str(argument)
+            module, _, name = str(argument).partition(" ")
+            yield module, name
         elif instruction.name == "STACK_GLOBAL":
-            # Module and name are the last two texts, unless the pickle hides them.
-            yield " ".join(text[-2:]) if len(text) > 1 else "a type without a name"
+            # By the last two texts, which are not those on the stack if the pickle pretends:
+            # PyTorch writes no such instruction.
+            yield "", ".".join(text) or _NAMELESS
         elif instruction.name in {"EXT1", "EXT2", "EXT4"}:
-            yield "a type without a name"
+            yield "", _NAMELESS
         elif isinstance(argument, str):
             text = [*text[-1:], argument]
 
 
-def _is_dtype(asked: str) -> bool:
-    module, _, name = asked.partition(" ")
+def _harmless(module: str, name: str) -> bool:
+    if f"{module} {name}" in _TENSORS or _STORAGE.fullmatch(f"{module} {name}"):
+        return True
     return module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
