@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qprobe.checkpoints import pickled
+from qprobe.checkpoints.legible import first_line, legible
 from qprobe.errors import InputError
 
 _SAFE_WAY = (
@@ -32,14 +33,16 @@ def load(path: Path) -> Any:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"{asked[1]}" if asked else "instructions that build no plain data"
+        what = legible(asked[1]) if asked else "instructions that build no plain data"
         raise InputError(_refusal(path, what)) from error
     # What a pickle of nonsense can raise, from PyTorch's rebuilding of tensors among them.
     except (
         *(RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError),
         *(AssertionError, MemoryError, OverflowError, ArithmeticError, struct.error),
     ) as error:
-        raise InputError(f"{path} cannot be read as a PyTorch file: {_line(error)}.") from error
+        raise InputError(
+            f"{path} cannot be read as a PyTorch file: {first_line(error)}."
+        ) from error
     return content
 
 
@@ -80,14 +83,16 @@ def _check_members(path: Path) -> bytes:
                 raise InputError(f"{path} is a TorchScript program, which is code; {_SAFE_WAY}.")
             damaged = archive.testzip()
             if damaged is not None:
-                raise InputError(f"{path} is damaged at {damaged}; take another copy of it.")
+                raise InputError(
+                    f"{path} is damaged at {legible(damaged)}; take another copy of it."
+                )
             return archive.read(named[0])
     except (
         *(zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, NotImplementedError),
         *(struct.error, OverflowError, LookupError, UnicodeError),
     ) as error:
         raise InputError(
-            f"{path} is cut short or damaged ({_line(error)}); take another copy of it."
+            f"{path} is cut short or damaged ({first_line(error)}); take another copy of it."
         ) from error
 
 
@@ -95,7 +100,7 @@ def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise InputError(
-                f"{path} has {member.filename} compressed or encrypted, which torch.save never "
+                f"{path} has {legible(member.filename)} compressed or encrypted, which torch.save never "
                 "does; load and save it again with PyTorch."
             )
     claimed, size = sum(m.file_size for m in members), path.stat().st_size
@@ -109,17 +114,13 @@ def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
 def _check_types(path: Path, pickle_: bytes) -> None:
     try:
         asked = pickled.refused(pickle_)
-    except (ValueError, UnicodeError, IndexError, struct.error) as error:
-        raise InputError(f"{path} has no readable table of contents: {_line(error)}.") from error
+    except (ValueError, LookupError, struct.error) as error:
+        raise InputError(
+            f"{path} has no readable table of contents: {first_line(error)}."
+        ) from error
     if asked:
-        raise InputError(_refusal(path, ", ".join(asked)))
+        raise InputError(_refusal(path, ", ".join(map(legible, asked))))
 
 
 def _refusal(path: Path, what: str) -> str:
     return f"{path} asks to run {what}, which no weights need, and is not loaded; {_SAFE_WAY}."
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a foreign message, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from qprobe.checkpoints.checkpoint import Checkpoint
+from qprobe.checkpoints.legible import legible
 from qprobe.checkpoints.packed import PackedWeight
 from qprobe.errors import InputError
 
@@ -47,4 +48,4 @@ def _packed_shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
 
 def _list(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return ", ".join(map(legible, names[:_NAMED])) + more

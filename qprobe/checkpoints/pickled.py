@@ -7,6 +7,7 @@ first: only tensors, dtypes, ordered tables and plain values may occur.
 
 import pickletools
 import re
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -40,10 +41,16 @@ def refused(pickle: bytes) -> list[str]:
     ['os.system']
     """
     found: list[str] = []
-    for module, name in _globals(pickle):
-        asked = f"{module}.{name}" if module else name
-        if asked not in found and not (module and _harmless(module, name)):
-            found.append(asked)
+    with warnings.catch_warnings():
+        # Python warns of odd escapes in names; no name that PyTorch writes has one.
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            for module, name in _globals(pickle):
+                asked = f"{module}.{name}" if module else name
+                if asked not in found and not (module and _harmless(module, name)):
+                    found.append(asked)
+        except DeprecationWarning as warning:
+            raise ValueError(str(warning)) from warning
     return found[:_NAMED]
 
 

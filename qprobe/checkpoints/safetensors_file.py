@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from qprobe.checkpoints.legible import first_line
 from qprobe.checkpoints.source import Entry
 from qprobe.errors import InputError
 
@@ -43,7 +44,7 @@ class SafetensorsFile:
             self.metadata: Mapping[str, str] = self._file.metadata() or {}
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path} is not a whole .safetensors file ({_line(error)}); take another copy."
+                f"{path} is not a whole .safetensors file ({first_line(error)}); take another copy."
             ) from error
 
     @property
@@ -72,10 +73,7 @@ class SafetensorsFile:
         try:
             tensor: Tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self.path}: {name!r} cannot be read: {_line(error)}.") from error
+            raise InputError(
+                f"{self.path}: {name!r} cannot be read: {first_line(error)}."
+            ) from error
         return tensor
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
+from qprobe.checkpoints.legible import legible
 from qprobe.checkpoints.source import Entry, Source
 from qprobe.errors import InputError
 from qprobe.records.schema import Json
@@ -36,17 +37,21 @@ def read(index: Path, open_: Callable[[Path], Source]) -> tuple[Shards, list[str
         _check_name(index, shard)
         if not (index.parent / shard).is_file():
             raise InputError(
-                f"{index} names the shard {shard}, which is not beside it; download it again."
+                f"{index} names the shard {shard!r}, which is not beside it; download it again."
             )
         shards[shard] = open_(index.parent / shard)
     for name, shard in table.items():
         if name not in shards[shard].entries:
             raise InputError(
-                f"{index} says that {name!r} is in {shard}, which does not have it; index and "
+                f"{index} says that {name!r} is in {shard!r}, which does not have it; index and "
                 "shards are of different checkpoints."
             )
     extra = [n for s, source in shards.items() for n in source.entries if table.get(n) != s]
-    notes = [f"in the shards but not in the index: {', '.join(sorted(extra))}"] if extra else []
+    notes = (
+        [f"in the shards but not in the index: {', '.join(sorted(map(legible, extra)))}"]
+        if extra
+        else []
+    )
     return Shards({name: shards[shard] for name, shard in table.items()}), notes
 
 

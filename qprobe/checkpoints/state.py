@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from qprobe.checkpoints import archive
+from qprobe.checkpoints.legible import legible
 from qprobe.checkpoints.source import Entry
 from qprobe.errors import InputError
 from qprobe.records.schema import Json
@@ -68,7 +69,7 @@ def read(path: Path) -> State:
     metadata = {str(key): json for key, value in beside.items() for json in _plain(value)}
     kept = {str(key) for key in beside} - metadata.keys()
     if kept:
-        notes.append(f"not looked at, since no weights: {', '.join(sorted(kept))}")
+        notes.append(f"not looked at, since no weights: {', '.join(sorted(map(legible, kept)))}")
     return State(
         path=path,
         tensors=tensors,
@@ -88,7 +89,7 @@ def _unwrap(
             return table, first
         inside = [key for key in _WRAPPERS if isinstance(table.get(key), Mapping)]
         if not inside:
-            keys = ", ".join(sorted(map(str, table))[:8]) or "nothing"
+            keys = ", ".join(sorted(map(legible, table))[:8]) or "nothing"
             raise InputError(
                 f"{path} holds no weights where they are looked for; it has {keys}; save "
                 "model.state_dict() by itself."
@@ -118,7 +119,7 @@ def _tensors(path: Path, table: Mapping[Any, Any], notes: list[str]) -> dict[str
         else:
             others.append(name)
     if others:
-        notes.append(f"among the weights but no tensors: {', '.join(sorted(others))}")
+        notes.append(f"among the weights but no tensors: {', '.join(sorted(map(legible, others)))}")
     return found
 
 

@@ -94,13 +94,13 @@ def test_shards_of_torch_save(weights, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"stem.weight": "gone.safetensors"}, "gone.safetensors, which is not beside it"),
+        ({"stem.weight": "gone.safetensors"}, "gone.safetensors', which is not beside it"),
         ({"stem.weight": "../secret.safetensors"}, "outside its own folder"),
         ({"stem.weight": "/etc/passwd"}, "outside its own folder"),
         ({"stem.weight": ".."}, "outside its own folder"),
         ({"stem.weight": "a\0b"}, "outside its own folder"),
         ({"stem.weight": 3}, "not to the name of a file"),
-        ({"new.weight": "model-0.safetensors"}, "'new.weight' is in model-0"),
+        ({"new.weight": "model-0.safetensors"}, "'new.weight' is in 'model-0"),
     ],
 )
 def test_a_broken_index_is_refused(weights, tmp_path, changes, says):

@@ -45,13 +45,18 @@ def index(path):
 KINDS = {"m.pt": torch_file, "m.safetensors": safetensors_file, "m.safetensors.index.json": index}
 
 
+class Originals(dict):
+    def __repr__(self):  # kept out of the report of a failing example
+        return "originals"
+
+
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("originals")
     save_file(PACKED, folder / "s.safetensors")
     for name, write in KINDS.items():
         write(folder / name)
-    return {name: (folder / name, (folder / name).read_bytes()) for name in KINDS}
+    return Originals({name: (folder / name, (folder / name).read_bytes()) for name in KINDS})
 
 
 def survives(path):
@@ -65,7 +70,7 @@ def survives(path):
         said = str(error)
     else:
         return True
-    assert "\n" not in said
+    assert said.isprintable()
     return False
 
 

@@ -40,3 +40,8 @@ def test_a_harmless_name_put_before_the_real_one_disguises_nothing():
 def test_nonsense_is_no_pickle():
     with pytest.raises(ValueError, match="opcode"):
         refused(b"\xff")
+
+
+def test_an_odd_escape_in_a_name_is_nonsense_too():
+    with pytest.raises(ValueError, match="escape"):
+        refused(b"\x80\x02ctorch\n\\Uize\n.")
