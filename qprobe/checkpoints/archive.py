@@ -3,6 +3,7 @@
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,7 +31,10 @@ def load(path: Path) -> Any:
     """
     _check_types(path, _check_members(path))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            # What PyTorch warns of while it describes a damaged file is in its message too.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         what = legible(asked[1]) if asked else "instructions that build no plain data"
@@ -100,8 +104,8 @@ def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise InputError(
-                f"{path} has {legible(member.filename)} compressed or encrypted, which torch.save never "
-                "does; load and save it again with PyTorch."
+                f"{path} has {legible(member.filename)} compressed or encrypted, which torch.save "
+                "never does; load and save it again with PyTorch."
             )
     claimed, size = sum(m.file_size for m in members), path.stat().st_size
     if claimed > size:
