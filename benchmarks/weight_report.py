@@ -7,7 +7,6 @@ their extremes; peak memory is that of a fresh process less what it had before i
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -60,9 +59,15 @@ def peak_mib(folder: Path, depth: str) -> float:
 
 def print_peak(folder: Path, depth: Depth) -> None:
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak_kib()
     report(folder, depth)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((resident_peak_kib() - before) / 1024)
+
+
+def resident_peak_kib() -> int:
+    """From Linux; ``ru_maxrss`` would start from the peak of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:

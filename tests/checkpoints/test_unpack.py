@@ -142,7 +142,7 @@ def words(codes, bits, order):
 
 def integers(generator, bits=4):
     codes = torch.randint(0, 2**bits, (64, 32), generator=generator)  # [in, out]
-    zeros = torch.randint(1, 2**bits, (2, 32), generator=generator)
+    zeros = torch.randint(0, 2**bits, (2, 32), generator=generator)
     scales = (torch.rand(2, 32, generator=generator) + 0.1).half()
     return codes, zeros, scales
 
@@ -157,7 +157,7 @@ def test_gptq(version, bits, permuted, generator, tmp_path):
     order = list(range(32 // bits))
     tensors = {
         "fc.qweight": words(codes.T, bits, order).T,
-        "fc.qzeros": words(zeros - int(version == "gptq"), bits, order),
+        "fc.qzeros": words((zeros - int(version == "gptq")) % 2**bits, bits, order),
         "fc.scales": scales,
         "fc.g_idx": index.int(),
     }
