@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from qprobe.checkpoints import Checkpoint
 from qprobe.errors import InputError
 from qprobe.quant.recipe import QuantRecipe
 from qprobe.records.schema import Array, Finding, Record
@@ -85,6 +86,14 @@ class ActiveAnalyzer(Analyzer, Protocol):
 
     def measure(self, subject: Subject) -> Iterator[Record | Array]:
         """Measure, leaving the model as it was; what is yielded goes into the file as it comes."""
+
+
+@runtime_checkable
+class CheckpointAnalyzer(Analyzer, Protocol):
+    """An analyzer that measures the stored weights, for which no model has to be built."""
+
+    def measure_checkpoint(self, checkpoint: Checkpoint) -> Iterator[Record | Array]:
+        """Measure in memory bounded by one weight; what is yielded goes into the file."""
 
 
 def _checked(name: str, obj: object) -> Analyzer:

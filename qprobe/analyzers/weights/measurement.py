@@ -1,0 +1,84 @@
+"""From a checkpoint to records: every weight, one after the other, in bounded memory."""
+
+import hashlib
+from collections.abc import Iterator
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from qprobe.analyzers.weights import dense, packed
+from qprobe.analyzers.weights.selection import Part, part, site_of
+from qprobe.checkpoints import Checkpoint, PackedWeight
+from qprobe.records.schema import Record, Role
+
+#: What the records are filed under.
+PROBE = "weights"
+#: Elements of a weight that are quantized to judge it in a hurry.
+QUICK = 1 << 20
+
+
+class Depth(StrEnum):
+    """How much of each weight is quantized; extremes and moments are of all of it either way."""
+
+    QUICK = "quick"
+    """About a million elements, in tiles of 16 outputs spread evenly; with a standard error."""
+    FULL = "full"
+    """Every element."""
+
+
+def measure(checkpoint: Checkpoint, depth: Depth) -> Iterator[Record]:
+    """Every weight's records, under step 0 and the run they are written to."""
+    parts = dict.fromkeys(Part, 0)
+    for name in checkpoint.weights:
+        stored = checkpoint.read(name)
+        kind = Part.PRODUCT if isinstance(stored, PackedWeight) else part(name, stored.shape)
+        parts[kind] += 1
+        for key, value in _of(stored, kind, depth):
+            yield _record(site_of(name), key, value)
+    for kind, count in parts.items():
+        yield _record("", f"weights_{kind}", float(count))
+
+
+def _of(stored: Tensor | PackedWeight, kind: Part, depth: Depth) -> Iterator[tuple[str, float]]:
+    if isinstance(stored, PackedWeight):
+        yield "judged", 1.0
+        yield from packed.measure(stored)
+        return
+    if not stored.is_floating_point() or not stored.numel():
+        return
+    if kind is Part.OTHER:
+        yield "judged", 0.0
+        yield from _extremes(stored)
+        return
+    weight = dense.Weight(
+        shape=tuple(stored.shape), rows=lambda first, stop: stored[first:stop].float()
+    )
+    yield "judged", float(kind is Part.PRODUCT)
+    if depth is Depth.FULL:
+        yield "digest", _digest(stored)
+    yield from dense.measure(weight, QUICK if depth is Depth.QUICK else None)
+
+
+def _extremes(stored: Tensor) -> Iterator[tuple[str, float]]:
+    values = stored.float()
+    finite = values[values.isfinite()]
+    yield "n", float(values.numel())
+    yield "nan", float(values.isnan().sum())
+    yield "infinite", float(values.isinf().sum())
+    if finite.numel():
+        yield "absmax", float(finite.abs().max())
+
+
+def _digest(stored: Tensor) -> float:
+    """A number that equal tensors share, and others in one of 2⁵² cases."""
+    digest = hashlib.blake2b(f"{stored.dtype}{tuple(stored.shape)}".encode(), digest_size=8)
+    rows = max(1, (1 << 22) // max(1, stored[0].numel()))
+    for first in range(0, len(stored), rows):
+        content = stored[first : first + rows].contiguous().view(torch.uint8)
+        digest.update(content.numpy().tobytes())
+    return float(int.from_bytes(digest.digest(), "little") >> 12)
+
+
+def _record(site: str, key: str, value: float) -> Record:
+    return Record("", 0, site, Role.WEIGHT, PROBE, key, value)

@@ -1,0 +1,192 @@
+import pytest
+import torch
+from analyzers.weights.packing import pack_nvfp4
+
+from qprobe.analyzers.base import ANALYZERS, Analyzer, CheckpointAnalyzer
+from qprobe.analyzers.weights import Depth, WeightAnalyzer
+from qprobe.records.schema import Cause, Record, Severity
+
+ANALYZER = WeightAnalyzer()
+
+
+def findings(checkpoint, depth=Depth.FULL):
+    return ANALYZER.analyze(list(ANALYZER.measure_checkpoint(checkpoint, depth)))
+
+
+def healthy(generator):
+    """Layers as networks have them: normal, uniform, and shrunk by outputs and by inputs a bit."""
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator) * 0.02
+
+    return {
+        "stem.weight": normal(32, 3, 4, 4),
+        "conv.weight": normal(48, 40, 3, 3),
+        "wide.weight": normal(64, 512),
+        "tall.weight": normal(300, 48),
+        "uniform.weight": torch.rand(64, 128, generator=generator) - 0.5,
+        "uneven.weight": normal(128, 256) * (0.3 * torch.randn(256, generator=generator)).exp(),
+        "half.weight": normal(64, 64).bfloat16(),
+        "depthwise.weight": normal(64, 1, 3, 3),
+        "embed.weight": normal(100, 32) * (1 + 50 * (torch.arange(32) == 3)),
+        "norm.weight": torch.ones(64),
+        "norm.bias": torch.zeros(64),
+        "norm.running_mean": torch.zeros(64),
+        "steps": torch.tensor(3),
+    }
+
+
+@pytest.mark.parametrize("depth", Depth)
+def test_a_healthy_checkpoint_has_no_findings(depth, opened, generator):
+    assert findings(opened(healthy(generator)), depth) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_false_alarm_in_small_layers_either(seed, opened):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(8, 8), (16, 8), (4, 16, 2, 2), (32, 32), (10, 64), (1, 64)]
+    tensors = {
+        f"l{i}.weight": torch.randn(*shape, generator=generator) for i, shape in enumerate(shapes)
+    }
+    assert findings(opened(tensors)) == []
+
+
+@pytest.mark.parametrize("depth", Depth)
+def test_planted_input_channels_are_found_and_the_remedy_that_works_is_named(
+    depth, opened, generator
+):
+    tensors = healthy(generator)
+    size = torch.ones(512)
+    size[5::32] = 16.0
+    tensors["wide.weight"] = tensors["wide.weight"] * size
+    first = findings(opened(tensors), depth)[0]
+    assert (first.sites, first.cause) == (("wide",), Cause.CHANNEL_OUTLIER)
+    assert first.severity is Severity.WARN
+    assert "smoothing" in first.remedy
+    assert first.low <= first.effect <= first.high
+    assert (first.low == first.effect) or depth is Depth.QUICK
+
+
+def test_planted_output_channels_are_found_by_the_integer_granularity(opened, generator):
+    tensors = healthy(generator)
+    tensors["conv.weight"][7] *= 20.0
+    found = findings(opened(tensors))
+    assert [f.sites for f in found] == [("conv",)]
+    assert "INT4 with one scale" in found[0].claim
+    assert found[0].cause is Cause.CHANNEL_OUTLIER
+    assert "each output channel instead of one: gains" in found[0].remedy
+
+
+def test_single_large_elements_are_not_called_channels(opened, generator):
+    weight = torch.randn(256, 256, generator=generator)
+    weight[torch.arange(0, 256, 64), torch.arange(0, 256, 64)] = 40.0
+    found = [f for f in findings(opened({"fc.weight": weight})) if "INT4" in f.claim]
+    assert [f.cause for f in found] == [Cause.TOO_FEW_BITS]
+
+
+def test_nan_is_found_wherever_it_is(opened, generator):
+    tensors = healthy(generator)
+    tensors["norm.bias"][3] = float("nan")
+    tensors["wide.weight"][3, 4] = float("inf")
+    found = findings(opened(tensors))
+    assert {f.sites for f in found} == {("norm.bias",), ("wide",)}
+    assert all(f.severity is Severity.WARN and "NaN or infinite" in f.claim for f in found)
+
+
+def test_dead_outputs_and_copies_are_information(opened, generator):
+    tensors = healthy(generator)
+    tensors["wide.weight"][10:14] = 0.0
+    tensors["head.weight"] = tensors["tall.weight"]
+    found = findings(opened(tensors))
+    assert {(f.severity, f.unit) for f in found} == {
+        (Severity.INFO, "share of outputs"),
+        (Severity.INFO, "copies"),
+    }
+    assert {f.effect for f in found} == {4 / 64, 2.0}
+
+
+def test_an_all_zero_weight_is_measured_without_a_ratio(opened):
+    records = list(ANALYZER.measure_checkpoint(opened({"fc.weight": torch.zeros(16, 16)})))
+    assert not [r for r in records if r.key.endswith("_db")]
+    assert [f.effect for f in ANALYZER.analyze(records)] == [1.0]
+
+
+def test_a_healthy_packed_weight_has_no_findings(opened, generator):
+    weight = torch.randn(256, 256, generator=generator) * 0.02
+    assert findings(opened(pack_nvfp4(weight))) == []
+    assert findings(opened(pack_nvfp4(weight, weight.abs().max() / 2688.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "cause", "says"),
+    [
+        (0.01, 1.0, Cause.SCALE_MISSING, "has no tensor scale"),
+        (0.02, 0.5, Cause.SCALE_WRONG, "tensor scale far too large"),
+        # The largest magnitude of weights a tenth as large: blocks saturate.
+        (0.02, 0.002 * 4.5 / 2688.0, Cause.SCALE_WRONG, "at their largest value"),
+    ],
+)
+def test_wrong_tensor_scales_are_found(size, factor, cause, says, opened, generator):
+    weight = torch.randn(256, 256, generator=generator) * size
+    found = findings(opened(pack_nvfp4(weight, factor)))
+    assert found[0].cause is cause
+    assert says in found[0].claim
+    assert found[0].severity is Severity.WARN
+
+
+def test_block_scales_that_are_too_large_are_found(opened, generator):
+    parts = pack_nvfp4(torch.randn(256, 256, generator=generator))
+    half = torch.tensor([0, 0, 1, 1, 2, 3, 3, 4], dtype=torch.uint8)  # codes of half the values
+    low, high = parts["fc.weight"] & 0xF, parts["fc.weight"] >> 4
+    shrunk = [half[(c & 7).long()] | (c & 8) for c in (low, high)]
+    parts["fc.weight"] = shrunk[0] | (shrunk[1] << 4)
+    assert "the scales of fc are too large" in findings(opened(parts))[0].claim
+
+
+@pytest.mark.parametrize(("spread", "count"), [(7, 0), (2, 1)])
+def test_integer_groups_that_use_few_codes_are_found(spread, count, opened, generator):
+    codes = torch.randint(-spread, spread + 1, (32, 128), generator=generator) + 8
+    fields = codes.view(32, 16, 8).long() << torch.arange(0, 32, 4)
+    words = fields.sum(-1)
+    parts = {
+        "fc.weight_packed": (words - (words >> 31 << 32)).to(torch.int32),
+        "fc.weight_scale": torch.rand(32, 4, generator=generator) + 0.1,
+        "fc.weight_shape": torch.tensor([32, 128]),
+    }
+    found = findings(opened(parts))
+    assert len(found) == count
+    assert all("groups use less than half the codes" in f.claim for f in found)
+
+
+def test_a_nan_scale_is_found(opened, generator):
+    parts = pack_nvfp4(torch.randn(64, 64, generator=generator))
+    scale = parts["fc.weight_scale"].float()
+    scale[3, 1] = float("nan")
+    parts["fc.weight_scale"] = scale.to(torch.float8_e4m3fn)
+    assert any("NaN, infinite or negative" in f.claim for f in findings(opened(parts)))
+
+
+def test_records_say_what_was_not_judged(opened, generator):
+    records = ANALYZER.measure_checkpoint(opened(healthy(generator)), Depth.QUICK)
+    counts = {r.key: r.value for r in records if r.site == ""}
+    assert counts == {
+        "weights_product": 6.0,
+        "weights_embedding": 1.0,
+        "weights_narrow": 2.0,
+        "weights_other": 4.0,
+    }
+
+
+def test_findings_come_from_records_alone():
+    values = {"n": 4096.0, "out": 64.0, "judged": 1.0, "nan": 2.0, "infinite": 0.0}
+    records = [Record("r", 0, "fc", "weight", "weights", k, v) for k, v in values.items()]
+    found = ANALYZER.analyze(records)
+    assert [(f.effect, f.n) for f in found] == [(2 / 4096, 4096)]
+    others = [Record("r", 0, "fc", "weight", "summary", k, v) for k, v in values.items()]
+    assert ANALYZER.analyze(others) == []
+
+
+def test_it_is_registered_and_keeps_the_protocol():
+    registered = ANALYZERS.get("weights")
+    assert isinstance(registered, Analyzer)
+    assert isinstance(registered, CheckpointAnalyzer)
