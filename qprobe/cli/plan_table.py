@@ -38,20 +38,25 @@ def as_json(plan: Plan) -> str:
 
 
 def _nothing(plan: Plan) -> str:
-    if plan.score_q >= plan.score_fp:
+    high, quantized = plan.score_fp, plan.score_q
+    if high is not None and quantized is not None and quantized >= high:
         return "Nothing has to stay in high precision: nothing was lost."
     return "Nothing is kept: the goal is met without, or no layer within it gives anything back."
 
 
 def _scores(plan: Plan) -> list[str]:
     rows = [
-        ("high precision", f"{plan.score_fp:.4f}"),
-        ("all quantized", f"{plan.score_q:.4f}"),
+        ("high precision", _score(plan.score_fp)),
+        ("all quantized", _score(plan.score_q)),
         ("plan, predicted", _interval(plan.predicted) if plan.predicted else "not measured"),
         ("plan, measured", _interval(plan.measured) if plan.measured else "not yet"),
     ]
     width = max(len(title) for title, _ in rows)
     return [f"{title:{width}}{_GAP}{cell}" for title, cell in rows]
+
+
+def _score(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
 
 
 def _table(plan: Plan) -> list[str]:

@@ -62,22 +62,21 @@ def _values(evidence: Evidence, goal: Goal) -> dict[str, float]:
 def _reaching(
     evidence: Evidence, goal: Target, useful: Sequence[Layer], worth: Sequence[float]
 ) -> list[int]:
-    if evidence.score_fp <= 0:
+    high, quantized = evidence.score_fp, evidence.score_q
+    if high is None or quantized is None:
         raise InputError(
-            f"the high-precision score is {evidence.score_fp:g}, and a percentage of it means "
-            "nothing; ask for a budget with --keep."
+            "the run holds no scores of the whole model, so no target can be reckoned; run 'qprobe "
+            "analyze' again, or ask for a budget with --keep."
         )
-    missing = goal.share * evidence.score_fp - evidence.score_q
+    if high <= 0:
+        raise InputError(
+            f"the high-precision score is {high:g}, and a percentage of it means nothing; ask for "
+            "a budget with --keep."
+        )
+    missing = goal.share * high - quantized
     if missing <= 0:
         return []
-    reachable = sum(worth)
-    if reachable < missing:
-        raise InputError(
-            f"all {len(useful)} layers that give something back reach a predicted score of "
-            f"{evidence.score_q + reachable:.4g}, below {100 * goal.share:g} % of "
-            f"{evidence.score_fp:.4g}; lower the target, or measure more layers with "
-            "'qprobe analyze --exhaustive'."
-        )
+    _check_reachable(evidence, goal, worth, missing)
     costs = [layer.parameters for layer in useful]
     table, taken, unit = _fill(worth, costs, sum(costs))
     enough = np.flatnonzero(table >= missing * (1 - 1e-12))
@@ -88,6 +87,24 @@ def _reaching(
         if sum(worth[other] for other in rest) >= missing:
             chosen = rest
     return chosen
+
+
+def _check_reachable(
+    evidence: Evidence, goal: Target, worth: Sequence[float], missing: float
+) -> None:
+    short = missing - sum(worth)
+    if short > 0:
+        raise InputError(
+            f"the {len(worth)} layers that give something back fall short of {goal} by a predicted "
+            f"{short:.4g}; lower the target{_more(evidence)}."
+        )
+
+
+def _more(evidence: Evidence) -> str:
+    """What else would help, where layers were left out."""
+    if all(layer.recovery for layer in evidence.layers):
+        return ""
+    return ", or measure all layers with 'qprobe analyze --exhaustive'"
 
 
 def _within(worth: Sequence[float], costs: Sequence[int], budget: int) -> list[int]:
@@ -159,21 +176,22 @@ def _predicted(evidence: Evidence, kept: Sequence[Layer]) -> Interval | None:
     limits is the widest that they allow.
     """
     recovered = [layer.recovery for layer in kept if layer.recovery is not None]
-    if len(recovered) < len(kept):
+    base = evidence.score_q
+    if base is None or not recovered or len(recovered) < len(kept):
         return None
     return Interval(
-        estimate=evidence.score_q + sum(one.estimate for one in recovered),
-        low=evidence.score_q + sum(one.low for one in recovered),
-        high=evidence.score_q + sum(one.high for one in recovered),
+        estimate=base + sum(one.estimate for one in recovered),
+        low=base + sum(one.low for one in recovered),
+        high=base + sum(one.high for one in recovered),
         level=LEVEL,
-        n=evidence.n,
+        n=min(one.n for one in recovered),
         method="sum of single recoveries",
     )
 
 
 def _notes(evidence: Evidence, kept: Sequence[Layer]) -> list[str]:
     notes = []
-    if evidence.gap_low is not None and evidence.gap_low <= 0:
+    if evidence.gap is not None and evidence.gap.low <= 0:
         notes.append(
             "the interval of the score lost to quantization contains 0: there may be nothing to "
             "give back."
@@ -196,7 +214,8 @@ def _notes(evidence: Evidence, kept: Sequence[Layer]) -> list[str]:
             f"{_listed(doubtful)}."
         )
     predicted = _predicted(evidence, kept)
-    if predicted is not None and predicted.estimate > evidence.score_fp:
+    high = evidence.score_fp
+    if predicted is not None and high is not None and predicted.estimate > high:
         notes.append(
             "the recoveries add up to more than was lost: these layers repair the same damage, so "
             "fewer may do."

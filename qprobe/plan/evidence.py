@@ -1,26 +1,27 @@
 """What is known about each layer: the score it gives back in high precision, and what it costs.
 
-Read from the records of the ``dequantization`` analyzer (role ``""``):
+Read from the records of the ``dequantization`` analyzer, role ``""``; of an interval ``key`` the
+limits and the number of units behind them are ``key.low``, ``key.high`` and ``key.n``:
 
-====================================================  =====================================
-site, key                                             meaning
-====================================================  =====================================
-``""``: ``score_fp``, ``score_q``                     score in high precision, under the recipe
-``""``: ``gap_low``                                   lower limit of their difference
-``""``: ``n``                                         independent units behind the intervals
-layer: ``parameters``                                 elements of its weights
-layer: ``recovery`` with ``_low`` and ``_high``       score gained by this layer alone
-layer: ``screen``                                     cheap value that ranks the layers
-layer: ``greedy_rank``, ``greedy_score``, its limits  measured with this and all ranks below
-====================================================  =====================================
+==================================  ==============================================================
+site, key                           meaning
+==================================  ==============================================================
+``""``: ``score.high_precision``    score of the model in high precision
+``""``: ``score.quantized``         its score under the recipe
+``""``: ``gap``                     interval of their difference
+layer: ``parameters``               elements of its weights
+layer: ``recovery``                 interval of the score gained by this layer alone
+layer: ``screen``                   cheap value that ranks the layers
+layer: ``cumulative``, step k       interval of the gain of this layer and those of steps below k
+==================================  ==============================================================
 
-Only ``score_fp``, ``score_q`` and ``parameters`` are always there: a screening run has no
-recoveries, and one that stopped early has some.
+Only ``parameters`` is there for every layer: a screening run has no recoveries, and one that
+stopped early has some.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from qprobe.errors import InputError
@@ -30,6 +31,8 @@ from qprobe.records.schema import Record
 PROBE = "dequantization"
 LEVEL = 0.95
 
+_OF_LAYERS = {"parameters", "recovery", "screen"}
+_MODEL = "the whole model"
 _AGAIN = "run 'qprobe analyze' again"
 
 
@@ -57,11 +60,11 @@ class Prefix:
 class Evidence:
     """What a run says about its layers; ``layers`` in the order in which they were recorded."""
 
-    score_fp: float
-    score_q: float
-    #: Lower limit of ``score_fp − score_q``; None: not recorded.
-    gap_low: float | None
-    n: int
+    #: Scores in high precision and under the recipe; None: not measured.
+    score_fp: float | None
+    score_q: float | None
+    #: Interval of ``score_fp − score_q``; None: not measured.
+    gap: Interval | None
     layers: tuple[Layer, ...]
     #: Sets that were measured together, from small to large.
     measured: tuple[Prefix, ...] = ()
@@ -72,37 +75,43 @@ class Evidence:
         return sum(layer.parameters for layer in self.layers)
 
     def measured_score(self, paths: Iterable[str]) -> Interval | None:
-        """The score of exactly this set, where it was measured; of the last step, if several."""
+        """The score of exactly this set, where it was measured."""
         wanted = frozenset(paths)
-        scores = [prefix.score for prefix in self.measured if prefix.paths == wanted]
-        return scores[-1] if scores else None
+        return next((one.score for one in self.measured if one.paths == wanted), None)
+
+
+Values = Mapping[str, float]
 
 
 def evidence(records: Iterable[Record]) -> Evidence:
-    """Evidence from records; of a value recorded more than once the last step counts."""
+    """Evidence from records; of a value recorded at more than one step the last one counts."""
     sites: dict[str, dict[str, float]] = defaultdict(dict)
-    for record in sorted(
-        (one for one in records if one.probe == PROBE and one.role == ""), key=lambda one: one.step
-    ):
-        sites[record.site][record.key] = record.value
+    steps: dict[int, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    ours = (one for one in records if one.probe == PROBE and one.role == "")
+    for one in sorted(ours, key=lambda record: record.step):
+        if one.key.startswith("cumulative"):
+            steps[one.step][one.site][one.key] = one.value
+        else:
+            sites[one.site][one.key] = one.value
     whole = sites.pop("", {})
-    if not whole or not sites:
+    # Kinds of layers and pairs of layers are sites too, without a recovery of their own.
+    known = {site: found for site, found in sites.items() if found.keys() & _OF_LAYERS}
+    if not known:
         raise InputError(
             f"the run holds no recoveries of layers (no records of {PROBE!r}); make it with "
             "'qprobe analyze' on a model with data."
         )
-    n = int(_number(whole, "n", "the whole model")) if "n" in whole else 1
+    score_q = _optional(whole, "score.quantized", _MODEL)
     return Evidence(
-        score_fp=_number(whole, "score_fp", "the whole model"),
-        score_q=_number(whole, "score_q", "the whole model"),
-        gap_low=_number(whole, "gap_low", "the whole model") if "gap_low" in whole else None,
-        n=n,
-        layers=tuple(_layer(path, values, n) for path, values in sites.items()),
-        measured=_prefixes(sites, n),
+        score_fp=_optional(whole, "score.high_precision", _MODEL),
+        score_q=score_q,
+        gap=_interval(whole, "gap", _MODEL),
+        layers=tuple(_layer(path, values) for path, values in known.items()),
+        measured=() if score_q is None else tuple(_prefixes(steps, score_q)),
     )
 
 
-def _layer(path: str, values: Mapping[str, float], n: int) -> Layer:
+def _layer(path: str, values: Values) -> Layer:
     parameters = _number(values, "parameters", path)
     if parameters < 0 or parameters != int(parameters):
         raise InputError(
@@ -111,41 +120,42 @@ def _layer(path: str, values: Mapping[str, float], n: int) -> Layer:
     return Layer(
         path=path,
         parameters=int(parameters),
-        recovery=_interval(values, "recovery", path, n) if "recovery" in values else None,
-        screen=_number(values, "screen", path) if "screen" in values else None,
+        recovery=_interval(values, "recovery", path),
+        screen=_optional(values, "screen", path),
     )
 
 
-def _prefixes(sites: Mapping[str, Mapping[str, float]], n: int) -> tuple[Prefix, ...]:
-    ranked = sorted(
-        (_number(values, "greedy_rank", path), path)
-        for path, values in sites.items()
-        if "greedy_rank" in values
-    )
+def _prefixes(steps: Mapping[int, Mapping[str, Values]], score_q: float) -> Iterator[Prefix]:
     paths: set[str] = set()
-    found = []
-    for _, path in ranked:
-        paths.add(path)
-        score = _interval(sites[path], "greedy_score", path, n)
-        found.append(Prefix(paths=frozenset(paths), score=score))
-    return tuple(found)
+    for step in sorted(steps):
+        for path, values in steps[step].items():
+            gain = _interval(values, "cumulative", path)
+            paths.add(path)
+            if gain is not None:
+                low, high = score_q + gain.low, score_q + gain.high
+                score = replace(gain, estimate=score_q + gain.estimate, low=low, high=high)
+                yield Prefix(paths=frozenset(paths), score=score)
 
 
-def _interval(values: Mapping[str, float], key: str, path: str, n: int) -> Interval:
-    estimate, low, high = (
-        _number(values, name, path) for name in (key, f"{key}_low", f"{key}_high")
+def _interval(values: Values, key: str, path: str) -> Interval | None:
+    if key not in values:
+        return None
+    estimate, low, high, n = (
+        _number(values, f"{key}{part}", path) for part in ("", ".low", ".high", ".n")
     )
     if not low <= high:
         raise InputError(
             f"{path} is recorded with {key} between {low:g} and {high:g}, which is no interval; "
             f"{_AGAIN}."
         )
-    return Interval(
-        estimate=estimate, low=low, high=high, level=LEVEL, n=n, method="paired bootstrap"
-    )
+    return Interval(estimate=estimate, low=low, high=high, level=LEVEL, n=int(n), method="recorded")
 
 
-def _number(values: Mapping[str, float], key: str, whose: str) -> float:
+def _optional(values: Values, key: str, whose: str) -> float | None:
+    return _number(values, key, whose) if key in values else None
+
+
+def _number(values: Values, key: str, whose: str) -> float:
     if key not in values:
         raise InputError(f"{key} of {whose} is not in the run, and a plan needs it; {_AGAIN}.")
     if not isfinite(values[key]):

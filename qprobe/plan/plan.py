@@ -19,8 +19,9 @@ class Plan:
     kept: tuple[Layer, ...]
     #: Under the recipe, in the order of the model.
     quantized: tuple[Layer, ...]
-    score_fp: float
-    score_q: float
+    #: Scores in high precision and with every layer quantized; None where not measured.
+    score_fp: float | None
+    score_q: float | None
     #: Score if recoveries add up; None where they were not measured (screening only).
     predicted: Interval | None
     #: Score that was measured with exactly these layers in high precision; None: not yet.

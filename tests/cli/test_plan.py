@@ -3,7 +3,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from sample_plans import layer, whole
+from sample_plans import interval, layer, whole
 
 from qprobe.cli.main import main
 from qprobe.records import Column, RunInfo, create
@@ -65,7 +65,8 @@ def test_a_configuration_in_a_file(run, tmp_path, capsys):
 
 
 def test_nothing_to_keep(tmp_path, capsys):
-    run = write(tmp_path / "m.qprobe", [*whole(score_q=0.9, gap_low=-0.1), *layer("a", 1, -0.1)])
+    gap = interval("", "gap", 0.0)
+    run = write(tmp_path / "m.qprobe", [*whole(score_q=0.9), *gap, *layer("a", 1, -0.1)])
     assert main(["plan", str(run), "--target", "99%"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "Nothing has to stay in high precision: nothing was lost.",

@@ -11,17 +11,23 @@ def record(site: str, key: str, value: float, step: int = 0) -> Record:
     return Record("run", step, site, "", "dequantization", key, value)
 
 
-def whole(score_fp: float = 0.9, score_q: float = 0.7, **more: float) -> list[Record]:
-    values = {"score_fp": score_fp, "score_q": score_q, "n": 40, **more}
-    return [record("", key, value) for key, value in values.items()]
+def interval(site: str, key: str, value: float, step: int = 0, half: float = 0.01) -> list[Record]:
+    values = {"": value, ".low": value - half, ".high": value + half, ".n": 40}
+    return [record(site, key + part, one, step) for part, one in values.items()]
+
+
+def whole(score_fp: float = 0.9, score_q: float = 0.7) -> list[Record]:
+    return [
+        *interval("", "score.high_precision", score_fp),
+        *interval("", "score.quantized", score_q),
+    ]
 
 
 def layer(path: str, parameters: int, recovery: float | None = None, **more: float) -> list[Record]:
-    values: dict[str, float] = {"parameters": parameters}
+    found = [record(path, "parameters", parameters)]
     if recovery is not None:
-        limits = {"recovery_low": recovery - 0.01, "recovery_high": recovery + 0.01}
-        values |= {"recovery": recovery, **limits}
-    return [record(path, key, value) for key, value in (values | more).items()]
+        found += interval(path, "recovery", recovery)
+    return [*found, *(record(path, key, value) for key, value in more.items())]
 
 
 def tricky_plan(recipe: str = "nvfp4", kept: int = 4) -> Plan:
