@@ -30,9 +30,10 @@ _ASYMMETRY = 1e-2
 class Curvature:
     """Does the minimum tolerate this noise?
 
-    Cost in products with the Hessian, each about five passes over the batches: ``draws`` for the
-    trace and as many for the layers', ``eigenvalues × iterations`` at most, ``2 × steps`` for the
-    density, and for the weights' error one more for each quantized layer.
+    Cost in products with the Hessian: ``draws`` for the trace and as many for the layers',
+    ``eigenvalues × iterations`` at most, ``2 × steps`` for the density, and for the weights' error
+    one pass back for each quantized layer and part of the data. Memory: the activations of the
+    batches with their gradients' graphs, and ``steps`` vectors as long as all parameters.
     """
 
     #: Random vectors for traces.
@@ -76,12 +77,12 @@ class Curvature:
             if isinstance(module, QuantizedLayer) and (error := weight_error(module)) is not None
         }
         owners = _owners(replica, errors)
-        operator = hessian(replica)
+        operator = hessian(replica, keep=True)
         generator = torch.Generator().manual_seed(self.seed)
         yield _record("", "samples", replica.total)
         yield _record("", "parameters", operator.size)
         stages: tuple[Callable[[], Iterable[Record | Array]], ...] = (
-            lambda: _symmetry(operator, subject.name, generator),
+            lambda: _symmetry(hessian(replica), subject.name, generator),
             lambda: _errors(replica, owners, errors),
             lambda: self._traces(replica, operator, owners, generator),
             lambda: self._eigenvalues(replica, operator),

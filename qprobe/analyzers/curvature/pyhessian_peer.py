@@ -75,15 +75,17 @@ def _rayleigh(operator: Operator, vector: Tensor) -> tuple[Tensor, float, float]
 
 
 class _Loss(nn.Module):
-    """The mean loss of the batch that an index names; every parameter is touched, with weight 0."""
+    """The mean loss over all samples; every parameter is touched, with weight 0."""
 
     def __init__(self, replica: Replica) -> None:
         super().__init__()
         self.replica = replica
 
-    def forward(self, index: Tensor) -> Tensor:
-        loss = self.replica.losses(int(index[0])).mean()
-        return loss + sum(0.0 * value.square().sum() for value in self.replica.values)
+    def forward(self, _: Tensor) -> Tensor:
+        replica = self.replica
+        total = torch.stack([replica.losses(at).sum() for at in range(len(replica.batches))]).sum()
+        zero = torch.stack([0.0 * value.square().sum() for value in replica.values]).sum()
+        return total / replica.total + zero
 
 
 @contextmanager
@@ -91,18 +93,15 @@ def _isolated(replica: Replica, seed: int) -> Iterator[Any]:
     from pyhessian import hessian
 
     first = replica.values[0]
-    # What PyHessian calls inputs: one index for each sample, so that it weighs batches by size.
-    data = [
-        (torch.full((samples,), index), torch.empty(0))
-        for index, samples in enumerate(replica.samples)
-    ]
+    # All batches are one to PyHessian, whose gradient it then computes once.
+    data = (torch.empty(0), torch.empty(0))
     before = torch.get_default_dtype()
     with warnings.catch_warnings(), np.errstate(all="ignore"), replica.undisturbed():
         warnings.filterwarnings("ignore", message=r"Using backward\(\) with create_graph=True")
         torch.manual_seed(seed)
         torch.set_default_dtype(first.dtype)
         try:
-            peer = hessian(_Loss(replica), lambda loss, _: loss, dataloader=data, cuda=False)
+            peer = hessian(_Loss(replica), lambda loss, _: loss, data=data, cuda=False)
             peer.device = first.device
             yield peer
         finally:

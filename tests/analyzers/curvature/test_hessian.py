@@ -11,9 +11,10 @@ def dense(operator):
 
 
 @pytest.mark.parametrize("case", [linear, logistic])
-def test_closed_form(case):
+@pytest.mark.parametrize("keep", [True, False])
+def test_closed_form(case, keep):
     subject, matrix = case()
-    torch.testing.assert_close(dense(hessian(Replica(subject, 2))), matrix)
+    torch.testing.assert_close(dense(hessian(Replica(subject, 2), keep=keep)), matrix)
 
 
 def test_gradient_of_least_squares():
