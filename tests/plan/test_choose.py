@@ -71,6 +71,13 @@ def test_costs_of_billions_are_rounded_and_never_exceed_the_budget():
     assert chosen.predicted.estimate - 0.7 >= 0.995 * bound
 
 
+def test_rounding_never_lets_a_budget_be_exceeded():
+    costs = {"a": 9_999, "b": 10_003, "c": 379_998}  # two parameters too many for 5 %
+    worth = {"a": 0.05, "b": 0.06, "c": -0.1}
+    records = [one for path in costs for one in layer(path, costs[path], worth[path])]
+    assert kept(evidence([*whole(), *records]), KeepShare(0.05)) == ["b"]
+
+
 def test_limits_add_up():
     predicted = choose(evidence(THREE), KeepShare(1.0), "nvfp4").predicted
     assert predicted is not None

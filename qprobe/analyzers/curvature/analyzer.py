@@ -22,7 +22,8 @@ from qprobe.stats import Estimate, Operator, block_traces, spectral_density
 #: Points at which the density is recorded, and the spread of a node in shares of the range.
 _POINTS = 256
 _WIDTH = 0.02
-#: Rounding in float32 leaves up to about 1e-4 of a product.
+#: Two unrelated products would be apart by about 1/√rows of their size; rounding in float32 leaves
+#: less than a thousandth of that.
 _ASYMMETRY = 1e-2
 
 
@@ -133,7 +134,7 @@ def _symmetry(operator: Operator, subject: str, generator: torch.Generator) -> I
     """Refuse what is no Hessian: a loss that differs between calls, a derivative cut off."""
     found = operator.asymmetry(generator)
     yield _record("", "asymmetry", found)
-    if found > _ASYMMETRY:
+    if found > _ASYMMETRY / operator.size**0.5:
         raise InputError(
             f"the Hessian of {subject} is not symmetric (uᵀHv and vᵀHu differ by {found:.2g} of "
             "their size): its loss is not the same at every call or hides part of its derivative; "

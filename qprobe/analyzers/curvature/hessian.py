@@ -18,7 +18,8 @@ def hessian(replica: Replica, *, keep: bool = False) -> Operator:
     """H of the mean loss over all samples.
 
     A product is two passes back over every batch. With ``keep`` the first of them is made once and
-    its graph kept, which is faster and holds the activations of all batches instead of one. Parameters that the loss does not use, or uses linearly, have rows of zeros.
+    its graph kept, which is faster and holds the activations of all batches instead of one.
+    Parameters that the loss does not use, or uses linearly, have rows of zeros.
     """
     values = replica.values
     kept: list[Gradients] = []

@@ -7,7 +7,7 @@ from qprobe.analyzers.base import Subject
 from qprobe.analyzers.curvature.hessian import hessian
 from qprobe.analyzers.curvature.replica import Replica
 from qprobe.errors import InputError
-from qprobe.quant import recipe
+from qprobe.quant import override, recipe
 
 
 def data(dtype=torch.float32, samples=4):
@@ -20,6 +20,14 @@ def test_the_copy_computes_in_high_precision():
     plain = nn.functional.linear(x, made.model[0].weight)
     assert torch.equal(Replica(made, 1).losses(0), squares(plain, (x, t)))
     assert not torch.equal(made.model(x), plain)
+
+
+def test_the_copy_is_in_evaluation_mode():
+    made = awkward()
+    found = Replica(made, 1).losses(0)
+    override(made.model.eval(), {"*": "bf16"})
+    batch = made.batches()[0]
+    assert torch.equal(found, squares(made.model(batch[0]), batch))
 
 
 def test_attention_has_a_second_derivative():

@@ -8,7 +8,18 @@ from qprobe.errors import InputError
 from qprobe.plan import Tool, export
 
 #: Layers of the model that are in no plan, near in name to those that are.
-STRANGERS = ("a.bbb", "a.b.c", "model.a", "a0.bx", "a[0].bx", "blocks.1.fc1", "x{2}+(y)", "xa.b")
+STRANGERS = (
+    "a.bbb",
+    "a.b.c",
+    "model.a",
+    "a0.bx",
+    "a[0].bx",
+    "blocks.1.fc1",
+    "x{2}+(y)",
+    "xa.b",
+    "re:xx",
+    "LinearX",
+)
 
 
 @pytest.mark.parametrize("tool", list(Tool))
