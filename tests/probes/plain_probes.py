@@ -70,7 +70,9 @@ class Together:
     needs = frozenset({Role.INPUT, Role.GRAD_OUTPUT, Role.WEIGHT})
 
     def selects(self, site):
-        return site.kind == "linear" and site.role is Role.GRAD_OUTPUT and "out_proj" not in site.path
+        return (
+            site.kind == "linear" and site.role is Role.GRAD_OUTPUT and "out_proj" not in site.path
+        )
 
     def observe(self, view):
         x, dy = view[Role.INPUT].flatten(0, -2), view[Role.GRAD_OUTPUT].flatten(0, -2)
