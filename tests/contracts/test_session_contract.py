@@ -108,8 +108,8 @@ def test_nothing_is_left_after_an_exception(name):
     def boom(*_):
         raise RuntimeError("no more")
 
+    handle = model.proj.register_forward_hook(boom)
     with pytest.raises(RuntimeError, match="no more"), watched(model, args, kwargs, name):
-        handle = model.proj.register_forward_hook(boom)
         model(*args, **kwargs)
     handle.remove()
     assert hooks_of(model) == 0
