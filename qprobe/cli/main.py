@@ -15,7 +15,7 @@ from typing import Annotated, cast
 
 import typer
 
-from qprobe.cli import compare, export, list_, sweep, train, version
+from qprobe.cli import compare, dashboard, export, list_, sweep, train, version
 from qprobe.errors import QprobeError
 
 # Typer carries its own copy of click from 0.26 on and uses the installed one before: either way its
@@ -40,6 +40,7 @@ app.command("export")(export.export_)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
+app.command("dashboard")(dashboard.dashboard)
 app.command("version")(version.version)
 
 
