@@ -105,15 +105,12 @@ class Library:
         with records.open(run.path) as reader:
             yield reader
 
-    def answer(self, run: Run, read: Callable[[RunReader], T], *question: object) -> T:
-        """What ``read`` says about a run, remembered until the file changes.
-
-        ``question`` tells apart what one function may be asked about one run.
-        """
+    def answer(self, run: Run, read: Callable[..., T], *question: Hashable) -> T:
+        """``read(reader, *question)``, remembered until the file of the run changes."""
 
         def said() -> T:
             with self.reading(run) as reader:
-                return read(reader)
+                return read(reader, *question)
 
         return self.remembered((run.path, stamp(run.path), read, *question), said)
 

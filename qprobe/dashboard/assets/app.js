@@ -39,6 +39,12 @@
       },
       open_run: opener("run"),
       open_baseline: opener("baseline"),
+      open_layer: function (click, links) {
+        const point = click && click.points && click.points[0];
+        if (!point || !links) return;
+        const url = links[point.y + "\n" + point.x] || links[point.x];
+        if (url) go(url);
+      },
       pause: function (clicks, paused) {
         return [!paused, paused ? "pause" : "go on"];
       },
