@@ -4,8 +4,8 @@ from dash import ClientsideFunction, Dash
 from dash.dependencies import DashDependency
 
 
-def clientside(app: Dash, function: str, *parts: DashDependency) -> None:
-    """Run a function of ours when an input changes, and not when a page opens."""
+def clientside(app: Dash, function: str, *parts: DashDependency, at_once: bool = False) -> None:
+    """Run a function of ours when an input changes; when a page opens only with ``at_once``."""
     app.clientside_callback(  # type: ignore[no-untyped-call]  # dash has no type for it
-        ClientsideFunction("qprobe", function), *parts, prevent_initial_call=True
+        ClientsideFunction("qprobe", function), *parts, prevent_initial_call=not at_once
     )

@@ -1,8 +1,8 @@
 """What a page is, and what it is told about the address that it was opened with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from dash import Dash
 
@@ -17,6 +17,12 @@ class Context:
     library: Library
     query: Query
     base_path: str = "/"
+
+    @classmethod
+    def of(cls, app: Dash, library: Library, search: str | None) -> Self:
+        """From what a callback knows."""
+        path = str(app.config.requests_pathname_prefix)
+        return cls(library=library, query=Query.parse(search), base_path=path)
 
     @property
     def runs(self) -> list[Run]:
@@ -60,11 +66,6 @@ class Page:
     sign: str
     layout: Layout
     register: Callable[[Dash, Library], None]
-
-
-def values_of(names: Mapping[str, str]) -> Query:
-    """A query from plain values, for callbacks that get them from controls."""
-    return Query(values={name: (value,) for name, value in names.items() if value})
 
 
 def _most_telling(runs: Sequence[Run]) -> Run | None:

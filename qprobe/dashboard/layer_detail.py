@@ -53,7 +53,7 @@ class LayerDetail:
 
 def layer_detail(reader: RunReader, site: str) -> LayerDetail:
     """Everything about the layer with exactly this name."""
-    exactly = _literal(site)
+    exactly = literal(site)
     series = {column: decimated(found) for column, found in reader.select(site=exactly)}
     magnitudes: dict[str, Magnitudes] = {}
     for array in reader.arrays(site=exactly, key="magnitudes"):
@@ -66,10 +66,10 @@ def layer_detail(reader: RunReader, site: str) -> LayerDetail:
     return LayerDetail(series=series, magnitudes=magnitudes)
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """A pattern that only this name matches.
 
-    >>> _literal("a[0].*")
+    >>> literal("a[0].*")
     'a[[]0].[*]'
     """
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)

@@ -69,6 +69,7 @@ def layout(title: str) -> dmc.MantineProvider:
             dcc.Location(id="address", refresh=False),
             dcc.Interval(id="clock", interval=POLL_MS),
             dcc.Store(id="pulse"),
+            dcc.Store(id="look"),
             dmc.Modal(_keys(), id="keys-shown", title="Keys"),
             frame,
         ],
@@ -118,6 +119,7 @@ def navigation(context: Context, pages: Sequence[Page], here: Page | None) -> li
 
 def register(app: Dash, library: Library) -> None:
     """Addresses, freshness, theme and keys."""
+    clientside(app, "look", Output("look", "data"), Input("scheme", "id"), at_once=True)
 
     @app.callback(
         Output("freshness", "children"),

@@ -17,6 +17,12 @@
     return location.pathname + (text ? "?" + text : "");
   }
 
+  let watched = null;
+
+  function look() {
+    return document.documentElement.getAttribute("data-mantine-color-scheme");
+  }
+
   function opener(name) {
     return function (value) {
       const shown = new URLSearchParams(location.search).get(name);
@@ -44,6 +50,18 @@
         if (!point || !links) return;
         const url = links[point.y + "\n" + point.x] || links[point.x];
         if (url) go(url);
+      },
+      look: function () {
+        // The toggle knows what was chosen, the page what it looks like: the system may decide.
+        if (!watched) {
+          watched = new MutationObserver(function () {
+            dash_clientside.set_props("look", { data: look() });
+          });
+          watched.observe(document.documentElement, {
+            attributes: true, attributeFilter: ["data-mantine-color-scheme"],
+          });
+        }
+        return look();
       },
       pause: function (clicks, paused) {
         return [!paused, paused ? "pause" : "go on"];
@@ -106,8 +124,13 @@
   }
 
   document.addEventListener("click", function (event) {
-    const button = event.target.closest("button[data-export], button[data-grid]");
+    const button = event.target.closest(
+      "button[data-export], button[data-grid], button[data-save]");
     if (!button) return;
+    if (button.dataset.save) {
+      save(button.dataset.name, document.getElementById(button.dataset.save).textContent + "\n");
+      return;
+    }
     if (button.dataset.grid) {
       dash_ag_grid.getApi(button.dataset.grid).exportDataAsCsv();
       return;

@@ -188,7 +188,7 @@ def _rows(table: LayerTable, detail: LayerDetail, site: str) -> list[dict[str, A
 
 
 _SHOWN = Input("layer-shown", "data")
-_SCHEME = Input("scheme", "computedColorScheme")
+_SCHEME = Input("look", "data")
 
 
 def register(app: Dash, library: Library) -> None:

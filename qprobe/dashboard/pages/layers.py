@@ -213,15 +213,14 @@ def register(app: Dash, library: Library) -> None:
         Output("layers-shown", "children"),
         Output(control("layers", "filter"), "error"),
         *[Input(control("layers", name), "value") for name in names],
-        Input("scheme", "computedColorScheme"),
+        Input("look", "data"),
         State("layers-run", "data"),
         State("address", "search"),
     )
     def fill(*given: Any) -> tuple[Any, ...]:
         one, several_names, step, pattern, scheme, run_name, search = given
         whole = _table_at(library, run_name, step)
-        context = Context(library=library, query=Query.parse(search),
-                          base_path=str(app.config.requests_pathname_prefix))  # fmt: skip
+        context = Context.of(app, library, search)
         chosen = compiled(pattern)
         sites = chosen.of(whole.sites)
         table = whole.only(sites, whole.named(several_names or []) or whole.telling())

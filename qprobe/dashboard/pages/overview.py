@@ -9,6 +9,7 @@ from dash import Dash, Input, Output, State, html
 
 from qprobe.dashboard.attributes import data
 from qprobe.dashboard.components import (
+    SIGNS,
     card,
     chart,
     control,
@@ -172,8 +173,6 @@ def _row(context: Context, run: Run, asked: Question) -> dict[str, Any]:
 
 
 def _worded(state: str) -> str:
-    from qprobe.dashboard.components import SIGNS
-
     return f"{SIGNS[state][0]} {state}"
 
 
@@ -220,7 +219,7 @@ def register(app: Dash, library: Library) -> None:
         Output(control("overview", "filter"), "error"),
         Output("overview-counts", "children"),
         *[Input(control("overview", name), "value") for name in names],
-        Input("scheme", "computedColorScheme"),
+        Input("look", "data"),
         Input("pulse", "data"),
         State("address", "search"),
     )
@@ -237,7 +236,7 @@ def register(app: Dash, library: Library) -> None:
         ]
         compared = [run for run in kept if not recipes or run.recipe in [*recipes, base]]
         groups = quality(library, compared, asked)
-        context = Context(library=library, query=Query.parse(search), base_path=_base(app))
+        context = Context.of(app, library, search)
         rows = [
             _row(context, run, asked)
             for run in kept
@@ -252,10 +251,6 @@ def register(app: Dash, library: Library) -> None:
             chosen.problem,
             _counts(runs),
         )
-
-
-def _base(app: Dash) -> str:
-    return str(app.config.requests_pathname_prefix)
 
 
 PAGE = Page(path="/", title="Overview", sign="◎", layout=layout, register=register)
