@@ -70,7 +70,7 @@ def _route(app: Dash, library: Library, base_path: str) -> None:
         page = by_path.get(path)
         return (
             _content(page, path, context),
-            shell.header(context),
+            shell.header(context, path),
             shell.navigation(context, PAGES, page),
         )
 

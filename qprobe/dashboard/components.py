@@ -141,10 +141,12 @@ def kpi(value: str, label: str, *, sign: str = "") -> dmc.Paper:
     )  # fmt: skip
 
 
-def status(word: str) -> dmc.Badge:
+def status(word: str) -> html.Span:
     """A word with its sign and colour."""
     sign, colour = SIGNS.get(word, ("●", "gray"))
-    return dmc.Badge(f"{sign} {word}", color=colour, variant="outline", className=f"is-{colour}")
+    return html.Span(
+        [html.Span(f"{sign} ", **aria(hidden="true")), word], className=f"status is-{colour}"
+    )
 
 
 def empty_state(missing: str, how: str = "", command: str = "") -> dmc.Paper:

@@ -141,6 +141,19 @@ def _table(cells: Mapping[tuple[str, Measure], float], last: int) -> LayerTable:
     )
 
 
+def mean_shares(table: LayerTable) -> Floats:
+    """The mean of each layer's :meth:`LayerTable.shares`, over what was measured of it."""
+    shares = np.where(table.there, table.shares(), 0.0)
+    found: Floats = shares.sum(1) / np.maximum(table.there.sum(1), 1)
+    return found
+
+
+def worst_first(table: LayerTable) -> list[str]:
+    """Every layer by the mean of its ranks in the telling measures."""
+    mean = mean_shares(table.only(table.sites, table.telling()))
+    return [table.sites[place] for place in np.argsort(-mean, kind="stable").tolist()]
+
+
 def block_and_module(site: str) -> tuple[str, str]:
     """Where a layer stands in a matrix of blocks and modules.
 

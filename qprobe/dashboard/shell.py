@@ -8,7 +8,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.dependencies import ALL
 
-from qprobe.dashboard.attributes import aria
+from qprobe.dashboard.attributes import aria, data
 from qprobe.dashboard.clientside import clientside
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.library import Library
@@ -78,12 +78,12 @@ def layout(title: str) -> dmc.MantineProvider:
     )
 
 
-def header(context: Context) -> list[Any]:
+def header(context: Context, path: str) -> list[Any]:
     """The run that is looked at and the one it is compared with."""
     names = [run.name for run in context.runs]
     options = [{"value": name, "label": name} for name in names]
     run, baseline = context.run, context.baseline
-    return [
+    choices = [
         dmc.Select(
             id=f"choose-{name}",
             data=options,
@@ -103,6 +103,27 @@ def header(context: Context) -> list[Any]:
             ("baseline", baseline, "pin a baseline", "⚲", "baseline run"),
         )
     ]
+    return [*choices, *_neighbours(context, path, names, run.name if run else "")]
+
+
+def _neighbours(context: Context, path: str, names: list[str], here: str) -> list[Any]:
+    """The runs before and after this one; the keys [ and ] follow these links."""
+    if here not in names:
+        return []
+    place, links = names.index(here), []
+    for word, sign, other in (("previous", "‹", place - 1), ("next", "›", place + 1)):
+        if 0 <= other < len(names):
+            links.append(
+                html.A(
+                    sign,
+                    href=context.link(path, run=names[other]),
+                    title=names[other],
+                    className="export step",
+                    **data(go="true", run=word),
+                    **aria(label=f"{word} run"),
+                )
+            )
+    return links
 
 
 def navigation(context: Context, pages: Sequence[Page], here: Page | None) -> list[Any]:

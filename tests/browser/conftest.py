@@ -14,6 +14,8 @@ from werkzeug.serving import make_server
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 VIEW = {"width": 1440, "height": 1000}
+#: How long something may take to appear; a busy machine needs it, a quick one never waits.
+PATIENCE_MS = 30_000
 #: Nothing but this machine has an address, so an asset from elsewhere fails on every machine.
 FLAGS = (
     "--disable-gpu",
@@ -27,6 +29,7 @@ def chromium() -> Iterator["sync_api.Browser"]:
     program = os.environ.get("QPROBE_CHROMIUM") or shutil.which("chromium")
     if program is None:
         pytest.skip("there is no chromium; install it, or name one in QPROBE_CHROMIUM")
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser
@@ -39,7 +42,7 @@ def context(chromium: "sync_api.Browser") -> Iterator["sync_api.BrowserContext"]
     found = chromium.new_context(
         viewport=VIEW, reduced_motion="reduce", locale="en-GB", timezone_id="UTC"
     )
-    found.set_default_timeout(15_000)
+    found.set_default_timeout(PATIENCE_MS)
     yield found
     found.close()
 

@@ -1,6 +1,5 @@
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -47,5 +46,6 @@ def test_the_command_serves_until_ctrl_c(sweep):
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "Traceback" not in errors
-    with socket.socket() as other:  # and the port is free at once
-        other.bind(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/"))))
+    port = int(url.rsplit(":", 1)[1].strip("/"))
+    with bind(Address(port=port)) as again:  # and the port is free at once
+        assert again.getsockname()[1] == port

@@ -151,13 +151,10 @@
 
   /* Keys. */
 
-  function step(selector, by) {
-    const links = Array.from(document.querySelectorAll(selector));
-    if (!links.length) return;
-    const here = links.findIndex(function (link) { return link.dataset.here === "true"; });
-    const next = here < 0 ? (by > 0 ? 0 : links.length - 1)
-                          : (here + by + links.length) % links.length;
-    links[next].click();
+  function follow(selectors) {
+    const link = selectors.map(function (one) { return document.querySelector(one); })
+      .find(function (found) { return found; });
+    if (link) link.click();
   }
 
   document.addEventListener("keydown", function (event) {
@@ -168,10 +165,10 @@
         const field = document.querySelector("[data-filter] input, input[data-filter]");
         if (field) field.focus();
       },
-      j: function () { step("a[data-failing]", 1); },
-      k: function () { step("a[data-failing]", -1); },
-      "[": function () { step("a[data-neighbour]", -1); },
-      "]": function () { step("a[data-neighbour]", 1); },
+      j: function () { follow(["a[data-failing=next]", "a[data-failing=true]"]); },
+      k: function () { follow(["a[data-failing=previous]"]); },
+      "[": function () { follow(["a[data-run=previous]"]); },
+      "]": function () { follow(["a[data-run=next]"]); },
       d: function () { document.getElementById("scheme").click(); },
       "?": function () { document.getElementById("keys").click(); },
     }[event.key];

@@ -21,7 +21,7 @@ from qprobe.dashboard.figures import layer as figures
 from qprobe.dashboard.figures.frame import empty
 from qprobe.dashboard.findings import finding_card
 from qprobe.dashboard.layer_detail import LayerDetail, layer_detail
-from qprobe.dashboard.layer_table import LayerTable, Measure, layer_table
+from qprobe.dashboard.layer_table import LayerTable, Measure, layer_table, worst_first
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
@@ -96,14 +96,19 @@ def _absent(context: Context, run: Run, site: str) -> Any:
 
 
 def _neighbours(context: Context, run: Run, table: LayerTable, site: str) -> list[Any]:
-    if site not in table.sites:
+    """The layers before and after this one, from the worst on; keys j and k follow the links."""
+    order = worst_first(table)
+    if site not in order:
         return []
-    place = table.sites.index(site)
-    links = []
-    for word, other in (("← previous", place - 1), ("next →", place + 1)):
-        if 0 <= other < len(table.sites):
-            href = context.link("/layer", run=run.name, layer=table.sites[other])
-            links.append(html.A(word, href=href, **data(go="true")))
+    place, links = order.index(site), []
+    for word, text, other in (
+        ("previous", "← worse", place - 1), ("next", "less bad →", place + 1),
+    ):  # fmt: skip
+        if 0 <= other < len(order):
+            href = context.link("/layer", run=run.name, layer=order[other])
+            links.append(html.A(text, href=href, title=order[other],
+                                **data(go="true", failing=word)))  # fmt: skip
+    links.append(dmc.Text(f"{place + 1} of {len(order)}, 1 is the worst", className="note"))
     return links
 
 

@@ -21,7 +21,13 @@ from qprobe.dashboard.components import (
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.figures.layers import fingerprint, labels, matrix
 from qprobe.dashboard.filters import compiled
-from qprobe.dashboard.layer_table import LayerTable, Measure, block_and_module, layer_table
+from qprobe.dashboard.layer_table import (
+    LayerTable,
+    Measure,
+    block_and_module,
+    layer_table,
+    mean_shares,
+)
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.numerals import plain, short
 from qprobe.dashboard.query import Query
@@ -122,7 +128,7 @@ def _steps(last: int) -> list[str]:
 
 def _worst(context: Context, run: str, table: LayerTable) -> Any:
     shares = np.where(table.there, table.shares(), 0.0)
-    mean = shares.sum(1) / np.maximum(table.there.sum(1), 1)
+    mean = mean_shares(table)
     rows = []
     for place in np.argsort(-mean, kind="stable")[:_WORST].tolist():
         site, measure = table.sites[place], table.measures[int(shares[place].argmax())]
