@@ -26,6 +26,10 @@ def dashboard(  # noqa: PLR0913  (one for each option of the server)
     browser: Annotated[
         bool, typer.Option(help="Open a browser, where there is a terminal and a display.")
     ] = True,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT.html", help="Write one HTML file and stop; no server."),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "qprobe",
     base_path: Annotated[
         str, typer.Option(metavar="/PATH/", help="Where a proxy puts the dashboard.")
@@ -37,15 +41,20 @@ def dashboard(  # noqa: PLR0913  (one for each option of the server)
     check_installed()
     from qprobe.dashboard.server import Address, run
 
+    shown = list(runs or [Path("runs")])
+    if export is not None:
+        from qprobe.dashboard.library import Library
+        from qprobe.dashboard.report import write
+
+        print(f"wrote {write(Library(shown), export)}")
+        return 0
     names = allow_host or []
     if host not in _LOOPBACK and not names:
         raise InputError(
             f"--host {host} lets other machines in, and nothing asks them for a password; say by "
             "which name they may, with --allow-host NAME."
         )
-    app = create_app(
-        list(runs or [Path("runs")]), title=title, base_path=base_path, allow_hosts=names
-    )
+    app = create_app(shown, title=title, base_path=base_path, allow_hosts=names)
     run(app, Address(host=host, port=port, browser=browser), _say)
     return 0
 

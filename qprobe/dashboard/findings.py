@@ -1,6 +1,5 @@
 """Findings as cards: what fails, how sure, and what to do."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -11,15 +10,7 @@ from qprobe.dashboard.components import status
 from qprobe.dashboard.context import Context
 from qprobe.dashboard.library import Run
 from qprobe.dashboard.numerals import plain, short
-from qprobe.records import Finding, Severity
-
-_GRAVEST = list(reversed(Severity))
-
-
-def gravest_first(runs: Sequence[Run]) -> list[tuple[Run, Finding]]:
-    """Findings of several runs by severity, then in the order in which they were said."""
-    every = [(run, finding) for run in runs for finding in run.findings]
-    return sorted(every, key=lambda both: _GRAVEST.index(both[1].severity))
+from qprobe.records import Finding
 
 
 def finding_card(context: Context, run: Run, finding: Finding) -> html.Article:

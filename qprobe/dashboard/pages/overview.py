@@ -23,7 +23,8 @@ from qprobe.dashboard.components import (
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.figures.overview import forest, height
 from qprobe.dashboard.filters import compiled
-from qprobe.dashboard.findings import finding_card, gravest_first
+from qprobe.dashboard.findings import finding_card
+from qprobe.dashboard.findings_order import gravest_first
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.numerals import interval, plain
 from qprobe.dashboard.quality import Group, Quality, Question, quality
