@@ -8,6 +8,7 @@ that every callback pays.
 """
 
 import argparse
+import logging
 import shutil
 import statistics
 import sys
@@ -50,6 +51,7 @@ def main() -> None:
     options.add_argument("--times", type=int, default=7)
     options.add_argument("--chromium", default=shutil.which("chromium"))
     chosen = options.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.qprobe"
         write(path, steps=140)

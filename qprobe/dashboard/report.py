@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from qprobe.dashboard import theme
@@ -124,13 +122,10 @@ def _finding(run: Run, finding: Finding) -> str:
 
 
 def _predictions(library: Library, runs: list[Run]) -> Iterator[str]:
-    known: list[tuple[str, NDArray[np.int64]]] = []
-    for run in runs:
-        found = library.answer(run, histograms)
-        if found is not None and len(known) < _CURVES:
-            known.append((run.name, found.counts.sum(0)))
+    every = ((run, library.answer(run, histograms)) for run in runs)
+    known = [(run.name, found.counts.sum(0)) for run, found in every if found is not None]
     if known:
-        yield "<h2>Precision and recall</h2>" + _drawn(curves(known, dark=False), 440)
+        yield "<h2>Precision and recall</h2>" + _drawn(curves(known[:_CURVES], dark=False), 440)
 
 
 def _layers(library: Library, run: Run) -> Iterator[str]:

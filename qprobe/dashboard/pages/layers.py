@@ -1,5 +1,6 @@
 """Layers: which layers stand out, in three forms that lead to the same place."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -207,11 +208,51 @@ def _to(context: Context, run: str, site: str) -> str:
 
 def register(app: Dash, library: Library) -> None:
     """The three forms follow the controls; a click leads to the layer."""
-    names = ("measure", "measures", "step", "filter")
+    _register_charts(app, library)
+    _register_grid(app, library)
+    for name in ("fingerprint", "matrix"):
+        clientside(app, "open_layer", Input(name, "clickData"), State("layers-links", "data"))
+
+
+def _chosen(whole: LayerTable, names: Sequence[str] | None, pattern: str | None) -> LayerTable:
+    """The layers that match, and the measures that were named or tell most."""
+    sites = compiled(pattern).of(whole.sites)
+    return whole.only(sites, whole.named(names or []) or whole.telling())
+
+
+# Charts apart from the grid: 600 rows need not be sent again for another colour.
+def _register_charts(app: Dash, library: Library) -> None:
+    names = ("measures", "step", "filter")
 
     @app.callback(
         Output("fingerprint", "figure"),
+        *[Input(control("layers", name), "value") for name in names],
+        Input("look", "data"),
+        Input("layers-run", "data"),
+    )
+    def ranks(measures: list[str], step: str, pattern: str, look: str, run: str) -> Any:
+        table = _chosen(_table_at(library, run, step), measures, pattern)
+        return fingerprint(table, dark=look == "dark")
+
+    @app.callback(
         Output("matrix", "figure"),
+        Input(control("layers", "measure"), "value"),
+        Input(control("layers", "step"), "value"),
+        Input(control("layers", "filter"), "value"),
+        Input("look", "data"),
+        Input("layers-run", "data"),
+    )
+    def one(name: str, step: str, pattern: str, look: str, run: str) -> Any:
+        whole = _table_at(library, run, step)
+        (measure,) = whole.named([name]) or whole.telling(1)
+        part = whole.only(compiled(pattern).of(whole.sites), [measure])
+        return matrix(part, measure, dark=look == "dark")
+
+
+def _register_grid(app: Dash, library: Library) -> None:
+    names = ("measures", "step", "filter")
+
+    @app.callback(
         Output("layers", "columnDefs"),
         Output("layers", "rowData"),
         Output("worst", "children"),
@@ -219,32 +260,23 @@ def register(app: Dash, library: Library) -> None:
         Output("layers-shown", "children"),
         Output(control("layers", "filter"), "error"),
         *[Input(control("layers", name), "value") for name in names],
-        Input("look", "data"),
-        State("layers-run", "data"),
+        Input("layers-run", "data"),
         State("address", "search"),
     )
-    def fill(*given: Any) -> tuple[Any, ...]:
-        one, several_names, step, pattern, scheme, run_name, search = given
-        whole = _table_at(library, run_name, step)
+    def rows(
+        measures: list[str], step: str, pattern: str, run: str, search: str | None
+    ) -> tuple[Any, ...]:
+        whole = _table_at(library, run, step)
+        table = _chosen(whole, measures, pattern)
         context = Context.of(app, library, search)
-        chosen = compiled(pattern)
-        sites = chosen.of(whole.sites)
-        table = whole.only(sites, whole.named(several_names or []) or whole.telling())
-        (measure,) = whole.named([one]) or whole.telling(1)
-        dark = scheme == "dark"
         return (
-            fingerprint(table, dark=dark),
-            matrix(whole.only(sites, whole.measures), measure, dark=dark),
             _columns(table.measures),
-            _rows(context, run_name, table),
-            _worst(context, run_name, table) if sites else None,
-            _links(context, run_name, table.sites),
-            f"{len(sites)} of {len(whole.sites)} layers, values up to step {whole.last_step}",
-            chosen.problem,
+            _rows(context, run, table),
+            _worst(context, run, table) if table.sites else None,
+            _links(context, run, table.sites),
+            f"{len(table.sites)} of {len(whole.sites)} layers, values up to step {whole.last_step}",
+            compiled(pattern).problem,
         )
-
-    for name in ("fingerprint", "matrix"):
-        clientside(app, "open_layer", Input(name, "clickData"), State("layers-links", "data"))
 
 
 def _table_at(library: Library, name: str, step: str) -> LayerTable:
