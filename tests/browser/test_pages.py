@@ -148,10 +148,13 @@ def test_names_that_are_markup_are_harmless(page, served, tmp_path):
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
     page.goto(base)
     expect(page.locator("#overview-findings")).to_contain_text("<img src=x")
-    for name in ("layers", "layer", "live"):
-        opened_at = {"layer": "#layer-time .scatterlayer path"}.get(name, PAGES[name])
+    for name in ("", "layers", "layer", "live"):
+        slots = {"layer": "#layer-time .scatterlayer path", "": "#runs .ag-row"}
+        opened_at = slots.get(name, PAGES[name])
         page.goto(f"{base}/{name}")
         expect(page.locator(opened_at).first).to_be_attached()
+        wide = "() => document.documentElement.scrollWidth - window.innerWidth"
+        assert page.evaluate(wide) <= 0, f"{name} is wider than the window"
     assert page.locator("img[src=x], #page b > b").count() == 0
 
 

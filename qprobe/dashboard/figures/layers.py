@@ -14,7 +14,7 @@ from qprobe.dashboard.numerals import plain, short
 _GAPS = 120
 
 
-def labels(names: Sequence[str], longest: int = 60) -> list[str]:
+def labels(names: Sequence[str], longest: int = 36) -> list[str]:
     """Names short enough for a chart, still all different.
 
     >>> labels(["a" * 70 + "x", "a" * 70 + "y"], 5)
