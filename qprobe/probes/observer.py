@@ -91,6 +91,7 @@ class Observer:
         self._wanted: dict[Site, _Wanted] = {}
         self._intervals: dict[Slot, int] = {}
         self._states: dict[Slot, State] = {}
+        self._looked: set[Slot] = set()
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
         self._pending = Pending()
@@ -175,9 +176,15 @@ class Observer:
                     wanted.alone.append(slot)
         return frozenset(self._wanted)
 
+    @property
+    def looked(self) -> frozenset[Slot]:
+        """Where a probe has looked since the last time, also where it saw nothing to report."""
+        return frozenset(self._looked)
+
     def take(self) -> tuple[dict[Slot, State], dict[Site, Summary]]:
         """The states and summaries since the last time."""
         states, self._states = self._states, {}
+        self._looked.clear()
         summaries = {site: self._summaries[site] for site in self._summarised}
         for site, summary in summaries.items():
             self._summaries[site] = summary.fresh()
@@ -262,6 +269,7 @@ class Observer:
             shape = list(tensors[slot.site.role].shape)
             error.add_note(f"while the probe {slot}, shape {shape}, was looking")
             raise
+        self._looked.add(slot)
         if state is not None:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)

@@ -83,7 +83,7 @@ def test_layers_in_turn():
 
 def test_a_heavy_probe_is_asked_less_often_by_default():
     class Heavy(Inputs):
-        interval = 4
+        every = 4
 
     model = small()
     with qprobe.attach(model, probes=[Heavy()], every=1) as session:
