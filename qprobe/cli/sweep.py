@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qprobe.cli.probing import Budget, EverySteps, Probes, Probing
 from qprobe.cli.settings import from_file, from_pairs
 from qprobe.errors import InputError
 
@@ -29,6 +31,9 @@ def sweep(  # noqa: PLR0913  (a list for each thing that is usually varied)
     seed: Annotated[list[int] | None, typer.Option(help=f"A seed. {_EACH}")] = None,
     fold: Annotated[list[int] | None, typer.Option(help=f"A fold. {_EACH}")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help=_SETTING)] = None,
+    probes: Probes = None,
+    every: EverySteps = None,
+    budget: Budget = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")] = Path("runs"),
     workers: Annotated[int, typer.Option(min=1, help="Trainings at once, a thread each.")] = 2,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS|local", help=_RAY)] = None,
@@ -45,12 +50,13 @@ def sweep(  # noqa: PLR0913  (a list for each thing that is usually varied)
     given = {name: values for name, values in axes.items() if values}
     cells = cells_of(from_file(config), given, from_pairs(set_), source=str(config))
     _check_names(cells)
+    run_cell = partial(train_cell, probing=Probing.of(probes, every, budget))
     if dry_run:
         return _show_estimate(_estimate(cells, out, workers), as_json=as_json)
     from qprobe.cli.sweep_progress import progress
 
     with progress(cells, out, workers, quiet=quiet or as_json) as watch:
-        result = sweeps.sweep(cells, train_cell, out, backend=_backend(ray, workers), watch=watch)
+        result = sweeps.sweep(cells, run_cell, out, backend=_backend(ray, workers), watch=watch)
     entries = sweeps.index(out)
     if as_json:
         print(json.dumps(as_plain(result), indent=2))
@@ -80,11 +86,12 @@ def cells_of(
     return grid(TrainConfig.of({**base, **settings}), {**listed, **axes})
 
 
-def train_cell(config: "TrainConfig", folder: Path) -> Path:
-    """Train one cell, or go on with it; called in a worker."""
+def train_cell(config: "TrainConfig", folder: Path, probing: Probing | None = None) -> Path:
+    """Train one cell, or go on with it, with probes unless there are none; called in a worker."""
     from qprobe.engine import train
 
-    train(config, folder, resume=True)
+    callbacks = [] if probing is None else [probing.callback()]
+    train(config, folder, callbacks=callbacks, resume=True)
     return folder / "run.qprobe"
 
 

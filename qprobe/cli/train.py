@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qprobe.cli.probing import Budget, EverySteps, Probes, Probing
 from qprobe.cli.settings import from_file, from_pairs
 from qprobe.errors import InputError
 
@@ -50,6 +51,9 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the training in this folder.")
     ] = None,
+    probes: Probes = None,
+    every: EverySteps = None,
+    budget: Budget = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="CPU threads, 1 unless given: two workers beat two threads."),
@@ -83,7 +87,8 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
     chosen, before = _config(given, resume, out)
     torch.set_num_threads(threads or before)
     folder = resume or out or Path("runs") / name_of(chosen)
-    callbacks = [] if quiet or as_json else [progress()]
+    watch = Probing.of(probes, every, budget)
+    callbacks = [*([] if quiet or as_json else [progress()]), watch.callback()]
     result = run_training(chosen, folder, callbacks=callbacks, resume=resume is not None)
     return report(result, quiet=quiet, as_json=as_json)
 

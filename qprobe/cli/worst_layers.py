@@ -19,6 +19,7 @@ class Measure:
     """A column of the table, and which end of it is the bad one."""
 
     title: str
+    probe: str
     key: str
     low_is_worse: bool = False
     form: str = "{:.1f}"
@@ -31,12 +32,12 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "nvfp4": Measure(title="NVFP4 dB", key="nvfp4_sqnr_db", low_is_worse=True),
-    "int4": Measure(title="INT4 dB", key="int4_sqnr_db", low_is_worse=True),
-    "underflow": Measure(title="underflow", key="nvfp4_underflow", form="{:.1%}"),
-    "kurtosis": Measure(title="kurtosis", key="kurtosis"),
-    "channels": Measure(title="worst channel", key="channel_kurtosis_max"),
-    "largest": Measure(title="largest", key="absmax", form="{:.3g}"),
+    "nvfp4": Measure(title="NVFP4 dB", probe="four_bit", key="nvfp4.sqnr_db", low_is_worse=True),
+    "int4": Measure(title="INT4 dB", probe="four_bit", key="int4.sqnr_db", low_is_worse=True),
+    "underflow": Measure(title="underflow", probe="four_bit", key="nvfp4.underflow", form="{:.1%}"),
+    "kurtosis": Measure(title="kurtosis", probe="moments", key="kurtosis"),
+    "channels": Measure(title="channel", probe="moments", key="channel_kurtosis_max"),
+    "largest": Measure(title="largest", probe="moments", key="absmax", form="{:.3g}"),
 }
 
 Row = tuple[str, str, Mapping[str, float]]
@@ -65,7 +66,7 @@ def look(run: RunReader, by: str) -> Look:
             step = max(step or 0, int(series.steps[-1]))
     latest: dict[tuple[str, str], dict[str, float]] = {}
     for name, measure in MEASURES.items():
-        for column, series in run.select(site="?*", key=measure.key):
+        for column, series in run.select(site="?*", probe=measure.probe, key=measure.key):
             latest.setdefault((column.site, column.role), {})[name] = float(series.values[-1])
             step = max(step or 0, int(series.steps[-1]))
     rows = [(site, role, values) for (site, role), values in latest.items()]
@@ -89,10 +90,12 @@ def render(seen: Look, count: int) -> RenderableType:
         )
         return Group(*parts)
     shown = [name for name in MEASURES if any(name in row[2] for row in seen.rows)]
-    table = Table("layer", "tensor", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("tensor", no_wrap=True)
     for name in shown:
         style = "bold" if name == seen.by else ""
-        table.add_column(MEASURES[name].title, justify="right", style=style)
+        table.add_column(MEASURES[name].title, justify="right", style=style, no_wrap=True)
     for site, role, values in seen.rows[:count]:
         cells = [MEASURES[name].form.format(values[name]) if name in values else "-"
                  for name in shown]  # fmt: skip
@@ -137,7 +140,7 @@ def _facts(state: Mapping[str, float]) -> Iterator[str]:
         ("training.loss", "loss {:.4g}"),
         ("training.lr", "learning rate {:.3g}"),
         ("session.interval", "looked at every {:.0f} steps"),
-        ("session.overhead", "probes cost {:.1%}"),
+        ("session.overhead_percent", "probes cost {:.1f}%"),
     ):
         if key in state:
             yield form.format(state[key])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -13,13 +13,15 @@ from qprobe.engine.workbench import Workbench
 from qprobe.records import RunWriter, Status
 
 
-class Callback:
-    """Hooks into a training; override what you need.
+class Callback(Protocol):
+    """Hooks into a training; derive from it and override what you need, or have them all.
 
     A callback sees the training after each optimizer step and each validation. It must leave the
     model, the gradients and the global random state as it found them, or the run is another run.
     What it has to remember when the training is taken up again goes through :meth:`state_dict`.
     """
+
+    # Each method returns, so that type checkers do not take it for one that must be overridden.
 
     @property
     def name(self) -> str:
@@ -32,21 +34,27 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave; called before :meth:`begin`, if at all."""
+        return
 
     def begin(self, training: "Training") -> None:
         """Before the first step of this process."""
+        return
 
     def gradients(self, training: "Training") -> None:
         """After each backward pass: gradients are whole and unscaled, and not yet clipped."""
+        return
 
     def step(self, training: "Training") -> None:
         """After each optimizer step."""
+        return
 
     def epoch(self, training: "Training", scores: Mapping[str, float | None]) -> None:
         """After each validation."""
+        return
 
     def end(self, training: "Training", status: Status) -> None:
         """When the training leaves, whatever the reason; the run can still be written to."""
+        return
 
 
 @dataclass(kw_only=True, eq=False)

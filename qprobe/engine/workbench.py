@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -47,6 +47,16 @@ class Workbench:
         if self.precision not in dtypes:
             return nullcontext()
         return torch.autocast(self.device.type, dtypes[self.precision])
+
+    def example(self, count: int) -> Tensor:
+        """The first ``count`` training images, ``[count, C, ...]``, on the model's device.
+
+        The training's own batches stay where they are, and so does the global random state.
+        """
+        first = self.train.order(0)[:count]
+        few = data.Loader(self.train.dataset, first, data.LoaderConfig(batch=count))
+        with torch.random.fork_rng(devices=()):
+            return next(iter(few)).image.to(self.device)
 
 
 def prepare(config: TrainConfig) -> Workbench:

@@ -73,7 +73,8 @@ class SiteView:
     loss_scale: float = 1.0
     #: A number that differs from look to look, to sample by; the same on all ranks.
     draw: int = 0
-    #: What this probe wants to remember of this site until it looks again.
+    #: What this probe wants to remember of this site until it looks again: tensors, numbers, text,
+    #: and lists and tables of them, since a training that is saved saves them too.
     memory: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, role: Role) -> Tensor:

@@ -4,9 +4,14 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from statistics import median
+from typing import Any, Final
 
 from qprobe.errors import InputError
 
+#: What looking may cost where nobody has said: small models reach it, large ones stay far below.
+ALLOWED: Final = "5%"
+#: Says that it may cost what it will.
+UNLIMITED: Final = "none"
 #: Steps whose median is what a step takes: an evaluation in between counts for nothing.
 _STEPS = 32
 #: How much the last look counts among all looks of one kind.
@@ -61,6 +66,22 @@ class Budget:
         self._steps: deque[float] = deque(maxlen=_STEPS)
         self._costs: dict[int, float] = {}
         self._warm: set[int] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of costs, as plain data."""
+        return {
+            "stretch": self.stretch,
+            "steps": list(self._steps),
+            "costs": dict(self._costs),
+            "warm": sorted(self._warm),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what is known; the limit stays the own one, and so do intervals without one."""
+        self.stretch = 1 if self.limit is None else int(state["stretch"])
+        self._steps.extend(state["steps"])
+        self._costs = dict(state["costs"])
+        self._warm = set(state["warm"])
 
     def step(self, seconds: float) -> None:
         """A step took so long without what was spent on looking."""

@@ -91,9 +91,11 @@ class Observer:
         self._wanted: dict[Site, _Wanted] = {}
         self._intervals: dict[Slot, int] = {}
         self._states: dict[Slot, State] = {}
-        self._looked: set[Slot] = set()
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
+        #: The slots that had nothing to see when they looked.
+        self.idle: set[Slot] = set()
+        self._references: dict[str, Tensor] = {}
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
         self._sites = tuple(dict.fromkeys(site for slot in slots for site in slot.sites))
@@ -163,6 +165,7 @@ class Observer:
         """Look for these slots, each charged to an interval; gives the sites to watch."""
         self._wanted, self._intervals = {}, {}
         self._pending.clear()
+        self.idle.clear()
         for slot, interval in slots:
             self._intervals[slot] = interval
             for site in slot.sites:
@@ -176,21 +179,25 @@ class Observer:
                     wanted.alone.append(slot)
         return frozenset(self._wanted)
 
-    @property
-    def looked(self) -> frozenset[Slot]:
-        """Where a probe has looked since the last time, also where it saw nothing to report."""
-        return frozenset(self._looked)
-
     def take(self) -> tuple[dict[Slot, State], dict[Site, Summary]]:
         """The states and summaries since the last time."""
         states, self._states = self._states, {}
-        self._looked.clear()
         summaries = {site: self._summaries[site] for site in self._summarised}
         for site, summary in summaries.items():
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
         self._pending.clear()
         return states, summaries
+
+    @property
+    def references(self) -> dict[str, Tensor]:
+        """By site the magnitude that NVFP4 scales the next tensor by, the only memory of others."""
+        known = {str(site): one.fields.reference.cpu() for site, one in self._summaries.items()}
+        return self._references | known
+
+    @references.setter
+    def references(self, found: dict[str, Tensor]) -> None:
+        self._references = found
 
     def forget(self) -> None:
         """Let go of everything that is held."""
@@ -224,6 +231,8 @@ class Observer:
         summary = self._summaries.get(key)
         if summary is None or summary.buffer.device != tensor.device:
             summary = Summary(tensor.shape[axis], tensor.device)
+            if str(key) in self._references:
+                summary.fields.reference.copy_(self._references.pop(str(key)))
             self._summaries[key] = summary
         sample = TokenSample(draw=draw_of(self.step, passing))
         try:
@@ -269,8 +278,9 @@ class Observer:
             shape = list(tensors[slot.site.role].shape)
             error.add_note(f"while the probe {slot}, shape {shape}, was looking")
             raise
-        self._looked.add(slot)
-        if state is not None:
+        if state is None:
+            self.idle.add(slot)
+        else:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)

@@ -19,7 +19,7 @@ class Results:
     """What one flush found, in the host's memory."""
 
     states: Mapping[str, Mapping[Site, State]]
-    #: What was planned and happened.
+    #: What was planned and happened, also where a probe had nothing to see.
     seen: frozenset[Slot]
 
     @property
@@ -85,7 +85,7 @@ def results(
             state = _of_summary(slot, merged_summaries[slot.site], observer)
             if state is not None:
                 found[slot] = state
-    return Results(states=_by_probe(found), seen=frozenset(found))
+    return Results(states=_by_probe(found), seen=frozenset(found) | observer.idle)
 
 
 def _of_summary(slot: Slot, summary: Summary, observer: Observer) -> State | None:

@@ -13,19 +13,20 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qprobe.errors import InputError
-from qprobe.probes import ranks
+from qprobe.probes import carried, ranks
 from qprobe.probes.assignment import Slot
 from qprobe.probes.budget import Budget
 from qprobe.probes.ledger import Ledger
 from qprobe.probes.observer import Observer
 from qprobe.probes.packing import on_host
+from qprobe.probes.report import Report
 from qprobe.probes.results import Results, results
 from qprobe.probes.schedule import Schedule
 from qprobe.records import Array, Column, Record, Status
@@ -51,27 +52,6 @@ class Settings:
     start: int = 0
     arrays: int = 10
     clock: Callable[[], float] = time.perf_counter
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a session did."""
-
-    steps: int
-    #: Steps at which something was looked at.
-    looks: int
-    #: By how many times intervals are longer than asked for, to keep the budget.
-    stretch: int
-    #: Seconds that looking took, flushes included, and the rest of the time.
-    seconds: float
-    others_s: float
-    #: What was planned and never happened: names of probes, and sites.
-    missed: tuple[tuple[str, Site], ...]
-
-    @property
-    def overhead(self) -> float:
-        """Time for looking over the rest of the time."""
-        return self.seconds / self.others_s if self.others_s else 0.0
 
 
 class Session:
@@ -120,6 +100,7 @@ class Session:
         self._armed: dict[Slot, int] = {}
         self._missing: dict[Slot, int] = dict.fromkeys(slots, 0)
         self._missed_looks: dict[Slot, int] = {}
+        self._counts = {"missing": self._missing, "missed": self._missed_looks}
         self._waiting: list[tuple[int, str, Scalar]] = []
         self._read: set[int] = set()
         self._warned = self._closed = False
@@ -203,6 +184,24 @@ class Session:
     def arrays(self) -> list[Array]:
         """The latest array of each kind of a session that writes no file."""
         return self._ledger.arrays
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be saved with a training, between two steps, to go on looking as before."""
+        return {
+            "looks": self._looks,
+            "turn": self._capture.turn,
+            "budget": self._budget.state_dict(),
+            "references": self._observer.references,
+            "slots": carried.saved(self._slots, self._counts),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it up, right after attaching with ``start``; probes that are new start anew."""
+        self._looks, self._capture.turn = state["looks"], state["turn"]
+        self._budget.load_state_dict(state["budget"])
+        self._observer.references = dict(state["references"])
+        carried.restore(self._slots, state["slots"], self._counts)
+        self._arm()
 
     def close(self, status: Status = Status.FINISHED, reason: str | None = None) -> None:
         """Take all hooks off, write what is left and close the run; closing twice is allowed."""
@@ -293,14 +292,13 @@ class Session:
         """Flush what the armed probes have seen, and count what it cost."""
         self._read_weights(self._capture.parameters)
         spent, self._observer.spent = self._observer.spent, {}
-        looked = self._observer.looked
         states, summaries = self._observer.take()
         found = results(self._slots, self._armed, states, summaries, self._observer)
         self._looks += 1
         self._capture.turn += 1
         self._write_waiting(flush=False)
         if found is not None:
-            self._file(found, looked)
+            self._file(found)
         shortest = min(self._armed.values())
         spent[shortest] = spent.get(shortest, 0.0) + self._settings.clock() - began
         self._look_seconds += sum(spent.values())
@@ -310,13 +308,13 @@ class Session:
             self._ledger.scalars(self._count, self._own(sum(spent.values())))
             self._ledger.flush()
 
-    def _file(self, found: Results, looked: frozenset[Slot]) -> None:
+    def _file(self, found: Results) -> None:
         for values in found.scalars.values():
             self._ledger.scalars(self._count, values)
         if self._settings.arrays and (self._looks - 1) % self._settings.arrays == 0:
             self._ledger.keep(found.arrays(self._count))
         for slot in self._armed:
-            if slot in found.seen or slot in looked:
+            if slot in found.seen:
                 self._missing[slot] = -1
             else:
                 self._missed_looks[slot] = self._missed_looks.get(slot, 0) + 1

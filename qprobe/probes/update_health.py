@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -83,17 +84,17 @@ class UpdateHealth:
         now = weight.detach().reshape(-1)[::stride].clone()
         codes = _codes(view, weight, setup)
         codes = None if codes is None else codes[::stride].clone()
-        recipe = None if setup is None else setup.recipe
-        last = view.memory.get("last")
+        recipe = "" if setup is None else repr(setup.recipe)
+        last, memory = _Look.of(view.memory, now.device), view.memory
         if last is None or last.recipe != recipe or last.weight.shape != now.shape:
             look = None if codes is None else CodeLook.first(codes)
-            view.memory["last"] = _Look(view.step, recipe, now, look)
+            _Look(view.step, recipe, now, look).keep(memory)
             return None
         changes = None
         look = last.codes
         if look is not None and codes is not None:
             look, changes = look_again(look, codes)
-        view.memory["last"] = _Look(view.step, recipe, now, look)
+        _Look(view.step, recipe, now, look).keep(memory)
         return WeightChanges(
             interval=_interval(view.step - last.step, now.device),
             size=update_size(last.weight, now),
@@ -106,9 +107,24 @@ class _Look:
     """What is remembered of a weight."""
 
     step: int
-    recipe: QuantRecipe | None
+    recipe: str
     weight: Tensor
     codes: CodeLook | None
+
+    @classmethod
+    def of(cls, memory: Mapping[str, Any], device: torch.device) -> Self | None:
+        if not memory:
+            return None
+        codes = None
+        if memory["codes"] is not None:
+            codes = CodeLook(codes=memory["codes"].to(device), left=memory["left"].to(device))
+        return cls(memory["step"], memory["recipe"], memory["weight"].to(device), codes)
+
+    def keep(self, memory: dict[str, Any]) -> None:
+        """As plain data, which can be saved."""
+        codes, left = (None, None) if self.codes is None else (self.codes.codes, self.codes.left)
+        memory |= {"step": self.step, "recipe": self.recipe, "weight": self.weight}
+        memory |= {"codes": codes, "left": left}
 
 
 def _stride(weight: Tensor, limit: int) -> int:

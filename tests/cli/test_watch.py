@@ -11,7 +11,7 @@ from qprobe import records
 from qprobe.cli.main import main
 from qprobe.records import Column, RunInfo
 
-INPUT = Column("head", "input", "moments", "nvfp4_sqnr_db")
+INPUT = Column("head", "input", "four_bit", "nvfp4.sqnr_db")
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def run(tmp_path: Path):
                 for layer, values in layers.items():
                     for key, value in values.items():
                         late = value if step == 20 else 99.0
-                        writer.record(step, Column(layer, "input", "moments", key), late)
+                        probe = "four_bit" if "." in key else "moments"
+                        writer.record(step, Column(layer, "input", probe, key), late)
         return path
 
     return write
@@ -40,8 +41,8 @@ def shown(path: Path, by: str = "nvfp4", rows: int = 15) -> list[str]:
 
 
 LAYERS = {
-    "stem": {"nvfp4_sqnr_db": 20.0, "nvfp4_underflow": 0.5, "kurtosis": 3.0},
-    "bad": {"nvfp4_sqnr_db": 8.0, "nvfp4_underflow": 0.25, "kurtosis": 40.0},
+    "stem": {"nvfp4.sqnr_db": 20.0, "nvfp4.underflow": 0.5, "kurtosis": 3.0},
+    "bad": {"nvfp4.sqnr_db": 8.0, "nvfp4.underflow": 0.25, "kurtosis": 40.0},
     "head": {"kurtosis": 100.0},
 }
 
@@ -67,7 +68,7 @@ def test_other_ranks(run, by, order):
 
 
 def test_nan_is_worst_and_says_so(run):
-    lines = shown(run(LAYERS | {"broken": {"nvfp4_sqnr_db": math.nan}}))
+    lines = shown(run(LAYERS | {"broken": {"nvfp4.sqnr_db": math.nan}}))
     assert lines[3].split()[:3] == ["broken", "input", "nan"]
 
 

@@ -99,7 +99,7 @@ def test_convolutions_have_codes_too(layer, recipe):
     probe.observe(at(layer, 0, memory, site))
     layer.weight.data.neg_()
     found = numbers(probe.observe(at(layer, 1, memory, site)))
-    zeros = memory["last"].codes.codes == 0
+    zeros = memory["codes"] == 0
     assert found["flip_rate"] == pytest.approx(1 - zeros.double().mean().item())
     assert found["n_codes"] == layer.weight.numel()
 
@@ -111,8 +111,7 @@ def test_memory_is_bounded_and_the_sample_sees_all_columns():
     before = layer.weight.detach().clone()
     layer.weight.data[:, 5] += 1.0
     found = numbers(probe.observe(at(layer, 1, memory)))
-    last = memory["last"]
-    kept = [last.weight, last.codes.codes, last.codes.left]
+    kept = [memory[name] for name in ("weight", "codes", "left")]
     assert sum(one.untyped_storage().nbytes() for one in kept) <= 6 * LIMIT
     assert LIMIT / 2 < found["n"] <= LIMIT
     exact = ((layer.weight - before).norm() / before.norm()).item()
