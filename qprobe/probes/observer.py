@@ -74,6 +74,8 @@ class Observer:
         self._states: dict[Slot, State] = {}
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
+        #: Slots whose probe has looked, whether or not there was something to see.
+        self.looked: set[Slot] = set()
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
         self._sites = tuple(dict.fromkeys(site for slot in slots for site in slot.sites))
@@ -150,6 +152,7 @@ class Observer:
         for site, summary in summaries.items():
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
+        self.looked.clear()
         self._pending.clear()
         return states, summaries
 
@@ -228,6 +231,7 @@ class Observer:
         except Exception as error:
             error.add_note(f"while the probe {slot}, shape {list(own.shape)}, was looking")
             raise
+        self.looked.add(slot)
         if state is not None:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
