@@ -93,8 +93,8 @@ class Observer:
         self._states: dict[Slot, State] = {}
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
-        #: The slots that had nothing to see when they looked.
-        self.idle: set[Slot] = set()
+        #: Slots whose probe has looked, whether or not there was something to see.
+        self.looked: set[Slot] = set()
         self._references: dict[str, Tensor] = {}
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
@@ -165,7 +165,6 @@ class Observer:
         """Look for these slots, each charged to an interval; gives the sites to watch."""
         self._wanted, self._intervals = {}, {}
         self._pending.clear()
-        self.idle.clear()
         for slot, interval in slots:
             self._intervals[slot] = interval
             for site in slot.sites:
@@ -186,6 +185,7 @@ class Observer:
         for site, summary in summaries.items():
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
+        self.looked.clear()
         self._pending.clear()
         return states, summaries
 
@@ -278,9 +278,8 @@ class Observer:
             shape = list(tensors[slot.site.role].shape)
             error.add_note(f"while the probe {slot}, shape {shape}, was looking")
             raise
-        if state is None:
-            self.idle.add(slot)
-        else:
+        self.looked.add(slot)
+        if state is not None:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)
