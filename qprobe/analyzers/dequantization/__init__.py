@@ -1,0 +1,1 @@
+"""Which layer has to stay in high precision: screened, raced, measured, and combined."""
