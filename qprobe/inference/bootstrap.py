@@ -85,7 +85,9 @@ class Replicates:
     def interval(self) -> Interval:
         """The limits; refused where the score or too many of its draws are undefined."""
         if self.estimate.mask.any():
-            raise InputError(f"the score of all {self.n} groups together is undefined; add samples.")
+            raise InputError(
+                f"the score of all {self.n} groups together is undefined; add samples."
+            )
         undefined, total = int(self.draws.mask.sum()), len(self.draws)
         if undefined > MOST_UNDEFINED * total:
             raise InputError(
@@ -201,7 +203,9 @@ def replicate(
     bca = resampling.method is Method.BCA
     return Replicates(
         estimate=_checked(reduce(whole), 1),
-        draws=_checked(reduce(np.tensordot(weights.astype(np.float64), part, axes=1)), len(weights)),
+        draws=_checked(
+            reduce(np.tensordot(weights.astype(np.float64), part, axes=1)), len(weights)
+        ),
         left_out=_checked(reduce(whole - part), n) if bca else None,
         n=n,
         level=resampling.level,

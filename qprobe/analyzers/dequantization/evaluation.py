@@ -1,7 +1,7 @@
 """Scores of variants of one model on the same batches, with what can be replayed replayed."""
 
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -54,13 +54,14 @@ class Judged:
 class Evaluation:
     """Evaluates variants of a subject's model; inside :meth:`opened` only.
 
-    The base is the model as it is when :meth:`opened` is entered. Of each batch one pass of the
-    base is recorded and, as far as the bound on memory allows, kept for the next round of variants.
+    The base is the model as it is, or as ``base`` makes it. Of each batch one pass of the base is
+    recorded and, as far as the bound on memory allows, kept for the next round of variants.
     """
 
-    def __init__(self, subject: Subject, bounds: Bounds) -> None:
+    def __init__(self, subject: Subject, bounds: Bounds, base: Variant | None = None) -> None:
         self.subject = subject
         self.bounds = bounds
+        self._as_base = nullcontext if base is None else base.applied
         self.base = Judged()
         self.groups: list[Hashable] = []
         #: The samples of each batch.
@@ -80,14 +81,15 @@ class Evaluation:
                 self._kept.clear()
 
     @torch.no_grad()
-    def evaluate_base(self) -> None:
+    def evaluate_base(self, stop: int | None = None) -> None:
         """Run and record the base on all batches; tells how many samples and groups there are."""
         self.base, self.groups, self.sizes = Judged(), [], []
-        for number, batch in enumerate(self.subject.batches()):
+        for number, batch in enumerate(islice(self.subject.batches(), stop)):
             if self.bounds.replay:
                 output = self._recording(number, batch).output
             else:
-                output = self._run(batch)
+                with self._as_base():
+                    output = self._run(batch)
             statistics = self._score(output, batch)
             self.base.parts.append(statistics)
             self.sizes.append(len(statistics))
@@ -126,9 +128,16 @@ class Evaluation:
         groups = self.groups[: len(statistics)]
         return replicate(statistics, self.subject.score.reduce, resampling, groups)
 
-    def forget(self) -> None:
-        """Drop recordings: the base is about to change."""
-        self._kept.clear()
+    @torch.no_grad()
+    def disagreement(self, batch: Any, variants: Mapping[str, Variant]) -> str | None:
+        """The first variant whose replay on the first batch is not what a plain run gives."""
+        recording = self._recording(0, batch)
+        for name, variant in variants.items():
+            with variant.applied():
+                replayed = self._output(recording, variant, batch)
+                if not torch.equal(replayed, self._run(batch)):
+                    return name
+        return None
 
     def _output(self, recording: Recording | None, variant: Variant, batch: Any) -> Tensor:
         run = partial(self._run, batch)
@@ -137,7 +146,8 @@ class Evaluation:
     def _recording(self, number: int, batch: Any) -> Recording:
         if number in self._kept:
             return self._kept[number]
-        recording = self._replay.record(partial(self._run, batch))
+        with self._as_base():
+            recording = self._replay.record(partial(self._run, batch))
         held = sum(one.bytes for one in self._kept.values())
         if held + recording.bytes <= self.bounds.memory // 2:
             self._kept[number] = recording
@@ -158,9 +168,9 @@ class Evaluation:
     def _groups(self, batch: Any, samples: int) -> list[Hashable]:
         if self.subject.groups is None:
             return list(range(len(self.groups), len(self.groups) + samples))
-        found = list(self.subject.groups(batch))
+        found: list[Hashable] = list(self.subject.groups(batch))
         if len(found) != samples:
             raise InputError(
                 f"the score gave statistics of {samples} samples and groups named {len(found)}."
             )
-        return list(found)
+        return found

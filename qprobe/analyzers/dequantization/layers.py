@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from qprobe.quant import Operand, Quantizer, Role, restored
 from qprobe.quant.attention import QuantizedScaledDotProduct
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.sites.discover import kind_of
+
+if TYPE_CHECKING:
+    from qprobe.quant.products import Setup
 
 #: Operands of a forward product that can be put back one at a time.
 OPERANDS = ("x", "w")
@@ -111,14 +115,14 @@ class Remembering:
 @contextmanager
 def quantizers(chosen: Mapping[nn.Module, Quantizer]) -> Iterator[None]:
     """Other quantizers in these layers inside, their own after."""
-    setups = {module: module.setup for module in chosen}
+    setups = {module: cast("Setup", module.setup) for module in chosen}
     try:
         for module, quantizer in chosen.items():
-            module.setup = replace(setups[module], quantizer=quantizer)  # type: ignore[arg-type]
+            module.setup = replace(setups[module], quantizer=quantizer)  # type: ignore[assignment]
         yield
     finally:
         for module, setup in setups.items():
-            module.setup = setup
+            module.setup = setup  # type: ignore[assignment]
 
 
 def remembering(layers: Mapping[str, Layer]) -> AbstractContextManager[None]:

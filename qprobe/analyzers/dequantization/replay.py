@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from qprobe.errors import InputError
 from qprobe.sites.calls import is_compiled
 
-_PLAIN = (Tensor, int, float, bool, str, type(None))
+#: What an output may consist of: tensors, and what cannot change.
+_PLAIN = (Tensor, int, float, str, type(None))
 #: Recording a pass again finds tensors written in place by what was recorded cloned; no model needs
 #: more rounds than it has nested in-place writes.
 _ROUNDS = 4
@@ -138,11 +139,11 @@ class _Player:
     def __init__(self, recording: Recording, stop: int) -> None:
         self.given: list[_Call] = []
         self._stop = stop
-        self._free = False
+        #: Calls that are computed and what they have yet to call; empty once a change was reached.
         self._stack = [(recording.root, iter(recording.root.children))]
 
     def call(self, path: str, compute: Compute) -> Any:
-        if self._free:
+        if not self._stack:
             return compute()
         call = next(self._stack[-1][1], None)
         if call is None or call.name[0] != path:
@@ -152,17 +153,17 @@ class _Player:
                 "cannot be replayed; measure with replay=False."
             )
         if call.start >= self._stop:
-            self._free = True
+            self._stack.clear()
             return compute()
         if call.end < self._stop and call.kept:
             self.given.append(call)
             return _clone(call.output) if call.cloned else call.output
         self._stack.append((call, iter(call.children)))
         output = compute()
-        if not self._free and next(self._stack.pop()[1], None) is not None:
+        if self._stack and next(self._stack.pop()[1], None) is not None:
             raise InputError(
-                f"before any change {path or 'the model'!r} called fewer modules than it had on the "
-                "same batch, so outputs cannot be replayed; measure with replay=False."
+                f"before any change {path or 'the model'!r} called fewer modules than it had on "
+                "the same batch, so outputs cannot be replayed; measure with replay=False."
             )
         return output
 

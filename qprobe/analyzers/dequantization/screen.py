@@ -1,7 +1,7 @@
 """What every layer's quantization does to the loss, to first order, from one backward pass.
 
-With y_n a layer's output before its bias (inner products go over all but samples), g_n = ∂loss_n/∂y_n
-at the quantized model and op its product, putting an operand back changes y by::
+With y_n a layer's output before its bias (inner products go over all but samples), g_n =
+∂loss_n/∂y_n at the quantized model and op its product, putting an operand back changes y by::
 
     Δy_x = op(x − x_q, w_q)        Δy_w = op(x_q, w − w_q)
 
@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization.layers import Layer, quantizers
-from qprobe.quant import REUSE_FPROP, Gemm, Operand, QuantRecipe, Quantizer, Role, ScaledDotProduct
+from qprobe.quant import REUSE_FPROP, Gemm, Operand, Quantizer, QuantRecipe, Role, ScaledDotProduct
 
 Floats = NDArray[np.float64]
 
@@ -165,7 +165,7 @@ class _Watcher:
     def attached(self) -> Iterator[None]:
         module = self.layer.module
         setup, own = module.setup, vars(module).get("forward")
-        forward = own or partial(type(module).forward, module)
+        forward: Callable[..., Tensor] = own or partial(_plain_call, module)
         watched = self._weighted if self.layer.weighted else self._attention
         try:
             vars(module)["forward"] = partial(watched, forward)
@@ -195,12 +195,16 @@ class _Watcher:
         detached = x.detach()
         if "x" in given:
             gap = detached - given["x"].reshape(x.shape)
-            x.register_hook(lambda dx: self._add("x", dx, gap))
+            x.register_hook(lambda dx: self._add("x", dx, gap))  # type: ignore[no-untyped-call]
         if "w" in given:
-            weight: Tensor = module.weight.detach()  # type: ignore[assignment,union-attr]
+            weight = module.get_parameter("weight").detach()
             error = weight - given["w"].reshape(weight.shape)
             values = {"x": given.get("x", detached), "w": error}
-            y.register_hook(lambda g: self._add("w", g, self._product(values, detached, rest)))
+
+            def add(g: Tensor) -> None:
+                self._add("w", g, self._product(values, detached, rest))
+
+            y.register_hook(add)  # type: ignore[no-untyped-call]
         return y
 
     def _attention(self, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -211,9 +215,10 @@ class _Watcher:
             for one in args
         )
         y = forward(*args, **kwargs)
+        module = cast("ScaledDotProduct", self.layer.module)
         with torch.no_grad():
-            gap = ScaledDotProduct.forward(self.layer.module, *args, **kwargs) - y  # type: ignore[arg-type]
-        y.register_hook(lambda g: self._add("both", g, gap))
+            gap = ScaledDotProduct.forward(module, *args, **kwargs) - y
+        y.register_hook(lambda g: self._add("both", g, gap))  # type: ignore[no-untyped-call]
         return y
 
     @torch.no_grad()
@@ -225,7 +230,7 @@ class _Watcher:
         parameters["bias"] = None
         try:
             with quantizers({module: _Given(values)}):
-                return type(module).forward(module, x, *rest)  # type: ignore[arg-type]
+                return _plain_call(module, x, *rest)
         finally:
             parameters["bias"] = bias
 
@@ -242,8 +247,7 @@ class _Watcher:
         self._found[operand] = found
 
 
-def order(screened: Mapping[str, Screened], layers: Mapping[str, Layer]) -> list[str]:
-    """Paths by falling screen value; those without one come first, since nothing is known of them.
-    """
-    unknown = [path for path in layers if path not in screened]
-    return unknown + sorted(screened, key=lambda path: -screened[path].value)
+def _plain_call(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """The class's own forward pass, whatever the instance was given instead."""
+    output: Tensor = type(module).forward(module, *args, **kwargs)
+    return output

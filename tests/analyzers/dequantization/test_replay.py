@@ -130,7 +130,7 @@ class Wanders(nn.Module):
 def test_a_pass_that_calls_other_modules_is_refused():
     model = Wanders().eval()
     convert(model, "nvfp4", layers="all")
-    with pytest.raises(InputError, match="called 'layers.0' where it had called 'layers.1'"):
+    with pytest.raises(InputError, match=r"'layers\.0' where it had called 'layers\.1'"):
         replayed(model, torch.randn(2, 16))
 
 
@@ -140,8 +140,7 @@ def test_nothing_is_left_on_the_model():
     own = model.blocks[0].forward
     vars(model.blocks[0])["forward"] = own
     with pytest.raises(ZeroDivisionError), Replay(model, MEMORY).attached():
-        assert vars(model.blocks[1])["forward"]
-        raise ZeroDivisionError
+        1 / ("forward" not in vars(model.blocks[1]))
     assert vars(model.blocks[0]).pop("forward") is own
     assert not any("forward" in vars(module) for module in model.modules())
 
