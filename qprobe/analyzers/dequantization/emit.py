@@ -54,6 +54,10 @@ class Measured:
     def __bool__(self) -> bool:
         return bool(self._values)
 
+    def keys(self) -> set[str]:
+        """Everything of which there is a value."""
+        return set(self._sites)
+
     def value(self, key: str, site: str = "", role: str = "", step: int = 0) -> float | None:
         """One value, None where it was not measured."""
         return self._values.get((key, site, role, step))
