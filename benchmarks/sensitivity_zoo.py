@@ -21,7 +21,7 @@ from qprobe.engine.subject import subject_of
 from qprobe.engine.workbench import Workbench, prepare
 from qprobe.quant import override
 
-STEPS = 120
+STEPS = 600
 #: How much larger an outlier channel is than it was.
 OUTLIER = 24.0
 #: The same model in blocks of 16 with three bits has no format; integers have.
@@ -67,18 +67,20 @@ def trained(arch: str, steps: int) -> Workbench:
     """A model of ten blocks after a short training on generated scans."""
     config = TrainConfig(
         arch=arch,
+        size="tiny",
         patch=8,
-        data_options=(("patients", 64), ("slices", 6), ("channels", 1)),
+        model=(("depth", 10),),
+        data_options=(("patients", 84), ("channels", 1)),
         validation=16,
         test=4,
-        batch=24,
+        batch=16,
         device="cpu",
         steps=steps,
         optimizer="adamw",
-        lr=2e-3,
+        lr=3e-3,
         schedule=Schedule.COSINE,
         clip=1.0,
-        warmup=min(10, steps // 2),
+        warmup=min(20, steps // 2),
     )
     bench = prepare(config)
     bench.model.train()

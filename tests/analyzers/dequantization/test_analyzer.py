@@ -161,9 +161,8 @@ def test_an_interrupted_measurement_goes_on_from_its_records():
     again = {record.site for record in rest if record.key == "recovery"}
     assert len(done) == 1
     assert not done & again
-    assert (
-        Measured([*whole[:cut], *rest]).intervals("recovery")
-        == Measured(whole).intervals("recovery")
+    assert Measured([*whole[:cut], *rest]).intervals("recovery") == Measured(whole).intervals(
+        "recovery"
     )
     assert not [record for record in rest if record.key == "screen"]
 
