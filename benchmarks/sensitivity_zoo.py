@@ -1,4 +1,4 @@
-"""Models with more than 40 quantized layers, trained until 4 bits cost something, and faults in them.
+"""Trained models with more than 40 quantized layers, and faults in them.
 
 A fault is planted in a trained model without changing what it computes in high precision: one layer
 at three bits, or one channel in front of a layer made large by the norm before it and small again

@@ -23,6 +23,8 @@ Reduce = Callable[[Floats], ArrayLike]
 
 #: More undefined draws than this, and the draws that are left describe another population.
 MOST_UNDEFINED = 0.05
+#: Draws whose statistics are summed and reduced together.
+_AT_ONCE = 50
 
 
 class Method(StrEnum):
@@ -203,13 +205,21 @@ def replicate(
     bca = resampling.method is Method.BCA
     return Replicates(
         estimate=_checked(reduce(whole), 1),
-        draws=_checked(
-            reduce(np.tensordot(weights.astype(np.float64), part, axes=1)), len(weights)
-        ),
+        draws=_drawn(weights.astype(np.float64), part, reduce),
         left_out=_checked(reduce(whole - part), n) if bca else None,
         n=n,
         level=resampling.level,
     )
+
+
+def _drawn(weights: Floats, part: Floats, reduce: Reduce) -> Scores:
+    """The scores of all draws, a few at a time: what stays in the cache is several times faster."""
+    whole: Scores = np.ma.masked_array(np.zeros(len(weights)), mask=True)
+    for start in range(0, len(weights), _AT_ONCE):
+        rows = weights[start : start + _AT_ONCE]
+        totals = np.tensordot(rows, part, axes=1)
+        whole[start : start + _AT_ONCE] = _checked(reduce(totals), len(rows))
+    return whole
 
 
 def _percentiles(draws: Floats, level: float) -> tuple[float, float]:

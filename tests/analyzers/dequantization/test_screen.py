@@ -42,7 +42,7 @@ def test_one_linear_layer_by_hand():
 
 
 def explicit(model: nn.Module, batch, loss) -> dict[str, dict[str, np.ndarray]]:
-    """Slow and direct: the gradient at a layer's output by autograd, the change by its own GEMMs."""
+    """Slow and direct: gradients at outputs by autograd, changes by products of their own."""
     layers = quantized_layers(model)
     seen: dict[str, list[Tensor]] = {}
     handles = []
