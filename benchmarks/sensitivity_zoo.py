@@ -21,7 +21,7 @@ from qprobe.engine.subject import subject_of
 from qprobe.engine.workbench import Workbench, prepare
 from qprobe.quant import override
 
-STEPS = 600
+STEPS = 300
 #: How much larger an outlier channel is than it was.
 OUTLIER = 24.0
 #: The same model in blocks of 16 with three bits has no format; integers have.
@@ -73,7 +73,7 @@ def trained(arch: str, steps: int) -> Workbench:
         data_options=(("patients", 84), ("channels", 1)),
         validation=16,
         test=4,
-        batch=16,
+        batch=48,
         device="cpu",
         steps=steps,
         optimizer="adamw",

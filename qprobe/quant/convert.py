@@ -185,24 +185,25 @@ def restored(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
     >>> model[1].recipe.name
     'nvfp4'
     """
-    candidates = dict(_candidates(model))
+    modules = dict(model.named_modules())  # once: this is done thousands of times in a search
     setups: dict[nn.Module, Setup] = {}
     for path in paths:
-        module = candidates.get(path)
+        module = modules.get(path)
         if module is None or not _is_quantized(module):
-            known = [name for name, one in candidates.items() if _is_quantized(one)]
+            known = [name for name, one in modules.items() if _is_quantized(one)]
             raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
         setups[module] = module.setup
-    _check_changeable({path: candidates[path] for path in paths})
+    _check_changeable({path: modules[path] for path in paths})
+    encoders = [one for one in modules.values() if isinstance(one, tuple(_FAST_PATHS))]
     try:
         for module in setups:
             _apply(module, None)
-        _settle_fast_paths(model)
+        _settle(encoders)
         yield
     finally:
         for module, setup in setups.items():
             _apply(module, setup)
-        _settle_fast_paths(model)
+        _settle(encoders)
 
 
 def _check_types(model: object, generator: object) -> None:
@@ -329,7 +330,11 @@ def _apply(module: nn.Module, setup: Setup | None) -> None:
 
 def _settle_fast_paths(model: nn.Module) -> None:
     """Keep PyTorch's encoders from reading weights of quantized layers instead of calling them."""
-    for module in model.modules():
+    _settle(model.modules())
+
+
+def _settle(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
         for kind, switch in _FAST_PATHS.items():
             if isinstance(module, kind) and hasattr(module, switch):
                 mine = vars(module)

@@ -1,7 +1,7 @@
 """Time spent, by part, in units of one plain evaluation of the model in high precision."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,7 +14,8 @@ class Clock:
 
     def __init__(self, read: Callable[[], float] = time.process_time) -> None:
         self._read = read
-        self._spent: Counter[str] = Counter()
+        self._spent: dict[str, float] = defaultdict(float)
+        self._running: tuple[str, float] | None = None
         #: Seconds of one pass; set by whoever measures it.
         self.unit: float | None = None
 
@@ -34,18 +35,24 @@ class Clock:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time what is inside; parts do not nest."""
-        start = self._read()
+        self._running = (name, self._read())
         try:
             yield
         finally:
-            self._spent[name] += self._read() - start  # type: ignore[assignment]
+            self._spent[name] = self.seconds(name)
+            self._running = None
 
     def seconds(self, name: str) -> float:
-        """What a part has taken so far."""
-        return float(self._spent[name])
+        """What a part has taken so far, also while it runs."""
+        running = self._running is not None and self._running[0] == name
+        more = self._read() - self._running[1] if running and self._running else 0.0
+        return self._spent[name] + more
 
     def passes(self) -> Mapping[str, float]:
         """Passes by part; none before the unit is known."""
         if not self.unit:
             return {}
-        return {name: spent / self.unit for name, spent in self._spent.items()}
+        running = () if self._running is None else (self._running[0],)
+        return {
+            name: self.seconds(name) / self.unit for name in dict.fromkeys((*self._spent, *running))
+        }

@@ -29,7 +29,7 @@ class Search:
     budget: float = 0.25
     #: Share of the batches that are screened; what is left of the first-order error does not
     #: shrink with more.
-    screened: float = 0.4
+    screened: float = 0.25
     #: Whether the operands of the best layers are put back one at a time.
     operands: bool = True
     #: Random layers that are measured to learn how far the screen can be trusted; 0 for none.
