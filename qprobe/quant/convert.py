@@ -194,7 +194,7 @@ def restored(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
             raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
         setups[module] = module.setup
     _check_changeable({path: modules[path] for path in paths})
-    encoders = [one for one in modules.values() if isinstance(one, tuple(_FAST_PATHS))]
+    encoders = [one for one in modules.values() if any(isinstance(one, k) for k in _FAST_PATHS)]
     try:
         for module in setups:
             _apply(module, None)
