@@ -39,6 +39,7 @@ def operands_known(site: Site) -> bool:
 
     Not where a module multiplies and normalises by itself: it may scale and mask in any order.
 
+    >>> from qprobe.records.schema import Role
     >>> operands_known(Site("attn/sdpa.0", Role.ATTN_LOGITS, "attention"))
     True
     >>> operands_known(Site("attn/matmul.0", Role.ATTN_LOGITS, "attention"))

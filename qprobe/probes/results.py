@@ -7,6 +7,7 @@ from qprobe.probes import ranks
 from qprobe.probes.assignment import Slot
 from qprobe.probes.axis import channel_axis
 from qprobe.probes.base import JointProbe, Probe, SiteView, State
+from qprobe.probes.batched import Batched, scalars_of
 from qprobe.probes.observer import Observer, draw_of
 from qprobe.probes.packing import on_host, pack
 from qprobe.probes.summary import Summary
@@ -28,9 +29,10 @@ class Results:
         found: dict[str, dict[Column, float]] = {}
         for name, states in self.states.items():
             values = found.setdefault(name, {})
-            for site, state in states.items():
-                for key, value in state.scalars().items():
-                    values[Column(site.name, str(site.role), name, key)] = float(value)
+            for site, scalars in zip(states, _scalars(list(states.values())), strict=True):
+                where, role = site.name, str(site.role)
+                for key, value in scalars.items():
+                    values[Column(where, role, name, key)] = value
         return found
 
     def arrays(self, step: int) -> list[Array]:
@@ -48,6 +50,20 @@ class Results:
             for site, state in states.items()
             for key, value in state.arrays().items()
         ]
+
+
+def _scalars(states: list[State]) -> list[dict[str, float]]:
+    """The scalars of each; of states that can be taken together, together."""
+    batched = [(place, one) for place, one in enumerate(states) if isinstance(one, Batched)]
+    together = dict(
+        zip([p for p, _ in batched], scalars_of([one for _, one in batched]), strict=True)
+    )
+    return [
+        together[place]
+        if place in together
+        else {key: float(value) for key, value in state.scalars().items()}
+        for place, state in enumerate(states)
+    ]
 
 
 def results(slots: tuple[Slot, ...], armed: Iterable[Slot], observer: Observer) -> Results | None:
