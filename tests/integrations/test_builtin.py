@@ -63,17 +63,16 @@ def seen(folder):
 
 def same_training(one, other):
     """Where two trainings differ beside what probes leave."""
-    mine = "last.pt: callbacks", "run: arrays"
-    return [name for name in differences(one, other) if name not in mine]
+    return [name for name in differences(one, other) if name != "run: arrays"]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"arch": "cnn", "recipe": "nvfp4-2d-rht-sr", "clip": 0.5, "steps": 6},
-        {"arch": "vit", "recipe": "int4-tensor", "accumulate": 2, "steps": 5},
-        {"arch": "swin", "recipe": "bf16", "precision": "bf16", "steps": 4},
-        {"arch": "cnn", "recipe": "nvfp4", "precision": "fp16", "steps": 4},
+        {"arch": "cnn", "recipe": "nvfp4-2d-rht-sr", "clip": 0.5, "steps": 3},
+        {"arch": "vit", "recipe": "int4-tensor", "accumulate": 2, "steps": 3},
+        {"arch": "swin", "recipe": "bf16", "precision": "bf16", "steps": 3},
+        {"arch": "cnn", "recipe": "nvfp4", "precision": "fp16", "steps": 3},
     ],
     ids=lambda changes: changes["arch"] + "-" + changes.get("precision", "fp32"),
 )
@@ -94,14 +93,14 @@ def test_a_training_is_the_same_to_the_bit_with_probes_and_without(changes, smal
     assert steps[0] == [step for step in range(1, result.steps + 1) if step % 2]
 
 
-RECIPES = {"cnn": "nvfp4-2d-rht-sr", "vit": "int4-channel-token"}
+RECIPES = {"cnn": "nvfp4-2d-rht-sr", "vit": "nvfp4"}
 
 
-@pytest.mark.parametrize("arch", RECIPES)
+@pytest.mark.parametrize("arch", ["cnn", pytest.param("vit", marks=pytest.mark.slow)])
 def test_what_probes_saw_is_the_same_after_interruptions(arch, small, tmp_path):
-    config = small(arch=arch, recipe=RECIPES[arch], epochs=3, checkpoint_every=3)
+    config = small(arch=arch, recipe=RECIPES[arch], epochs=2, checkpoint_every=3)
     train(config, tmp_path / "whole", callbacks=[probing_of(arch)])
-    for stop in (1, 2, 5):
+    for stop in (2, 5):
         stopping = [probing_of(arch), InterruptAt(stop)]
         paused = train(config, tmp_path / "parts", callbacks=stopping, resume=True)
         assert paused.steps == stop
@@ -117,7 +116,7 @@ def test_what_probes_saw_is_the_same_after_interruptions(arch, small, tmp_path):
 
 def test_after_a_kill_no_step_is_there_twice(small, tmp_path):
     """A process dies without a word between two checkpoints; the next one takes its steps back."""
-    config = small(arch="cnn", recipe="nvfp4", epochs=3, checkpoint_every=3)
+    config = small(arch="cnn", recipe="nvfp4", epochs=2, checkpoint_every=3)
     child = os.fork()
     if child == 0:
 
@@ -134,7 +133,7 @@ def test_after_a_kill_no_step_is_there_twice(small, tmp_path):
     train(config, tmp_path / "parts", callbacks=[probing(["moments"], 1)], resume=True)
     train(config, tmp_path / "whole", callbacks=[probing(["moments"], 1)])
     assert same(seen(tmp_path / "whole"), seen(tmp_path / "parts"))
-    assert seen_steps(tmp_path / "parts") == [*range(1, 13)]
+    assert seen_steps(tmp_path / "parts") == [*range(1, 9)]
 
 
 def seen_steps(folder):
@@ -231,7 +230,7 @@ def test_the_budget_goes_on_where_it_was(small, tmp_path):
 def test_every_registered_probe_can_be_saved(small, tmp_path):
     """The state of all of them is plain data, and loads as such."""
     watch = probing(every=1)
-    train(small(arch="vit", recipe="nvfp4", steps=3), tmp_path / "run", callbacks=[watch])
+    train(small(arch="vit", recipe="nvfp4", steps=1), tmp_path / "run", callbacks=[watch])
     state = checkpoint.load(tmp_path / "run" / "last.pt")["callbacks"]["probes"]
     slots = state["session"]["slots"]
     asked = {name.split(" at ")[0] for name in slots}
