@@ -190,6 +190,7 @@ class Session:
         return {
             "looks": self._looks,
             "turn": self._capture.turn,
+            "passing": self._capture.passing,
             "budget": self._budget.state_dict(),
             "references": self._observer.references,
             "slots": carried.saved(self._slots, self._counts),
@@ -197,7 +198,8 @@ class Session:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it up, right after attaching with ``start``; probes that are new start anew."""
-        self._looks, self._capture.turn = state["looks"], state["turn"]
+        self._looks = state["looks"]
+        self._capture.turn, self._capture.passing = state["turn"], state["passing"]
         self._budget.load_state_dict(state["budget"])
         self._observer.references = dict(state["references"])
         carried.restore(self._slots, state["slots"], self._counts)

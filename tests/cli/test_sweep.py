@@ -12,6 +12,7 @@ from sweep_cells import Trainer
 
 from qprobe.cli import sweep as command
 from qprobe.cli.main import main
+from qprobe.cli.probing import Probing
 from qprobe.cli.sweep import cells_of, exit_code
 from qprobe.engine.config import TrainConfig
 from qprobe.engine.sweep import Cell, Outcome, Standing, State, SweepResult, index
@@ -40,9 +41,20 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+class without_probes:  # noqa: N801  (it stands for a function)
+    """A cell that trains nothing has nothing to watch; a class, since workers take no closure."""
+
+    def __init__(self, run_cell):
+        self.run_cell = run_cell
+
+    def __call__(self, config, folder, probing):
+        assert probing == Probing()
+        return self.run_cell(config, folder)
+
+
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "train_cell", Trainer())
+    monkeypatch.setattr(command, "train_cell", without_probes(Trainer()))
 
 
 @pytest.mark.usefixtures("no_training")
@@ -68,7 +80,7 @@ def test_a_file_is_swept_and_the_second_time_nothing_is_left_to_do(tmp_path: Pat
 
 
 def test_a_failed_cell_is_exit_code_1_and_is_named(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "train_cell", sweep_cells.failing)
+    monkeypatch.setattr(command, "train_cell", without_probes(sweep_cells.failing))
     arguments = ["--recipe", "bf16", "--recipe", "nvfp4", "--out", str(tmp_path), "--workers", "1"]
     assert main(["sweep", *arguments]) == 1
     said = capsys.readouterr()

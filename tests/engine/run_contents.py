@@ -28,9 +28,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 def weights(folder: Path, name: str = "last.pt") -> dict[str, Any]:
-    """A checkpoint without the run that it belongs to."""
+    """A checkpoint without the run that it belongs to, and what callbacks remember, times too."""
     content = checkpoint.load(folder / name)
-    return {key: value for key, value in content.items() if key != "run"}
+    return {key: value for key, value in content.items() if key not in ("run", "callbacks")}
 
 
 def measured(folder: Path) -> dict[str, Any]:

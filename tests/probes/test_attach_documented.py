@@ -1,0 +1,141 @@
+"""docs/howto/attach-to-a-training-loop.md: its script, run as it stands, and its sinks."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from oracles import nvfp4
+from torch import nn
+
+import qprobe
+from qprobe import records
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "attach-to-a-training-loop.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+(SCRIPT,) = (block for block in BLOCKS if block.startswith("# attach.py"))
+(TENSORBOARD,) = (block for block in BLOCKS if "SummaryWriter" in block)
+(WANDB,) = (block for block in BLOCKS if "wandb" in block)
+LAYER = "segformer.stages.0.blocks.0.mlp.fc1"
+
+
+def stepped(model, session, x):
+    model(x).sum().backward()
+    session.step(loss=2.5)
+    session.close()
+
+
+def tiny():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 16)), torch.randn(8, 16)
+
+
+def test_tensorboard_reads_what_was_recorded(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    model, x = tiny()
+    found = {"qprobe": qprobe, "model": model}
+    exec(TENSORBOARD, found)  # noqa: S102  (the page's own lines)
+    stepped(model, found["session"], x)
+    found["writer"].close()
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert "moments/0/input/kurtosis" in events.Tags()["scalars"]
+    (mean,) = events.Scalars("moments/0/input/mean")
+    assert (mean.step, mean.value) == (1, pytest.approx(x.mean().item(), abs=1e-6))
+    (loss,) = events.Scalars("training/loss")
+    assert loss.value == 2.5
+
+
+class Run:
+    """As much of a run of Weights & Biases as the page uses, with its signature."""
+
+    def __init__(self):
+        self.logged = []
+
+    def log(self, data, step=None, commit=None):
+        assert isinstance(data, dict)
+        self.logged.append((step, data))
+
+
+def test_weights_and_biases_is_told_by_its_own_words(monkeypatch):
+    class Wandb:
+        @staticmethod
+        def init(project):
+            return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb)
+    model, x = tiny()
+    found = {"qprobe": qprobe, "model": model}
+    exec(WANDB, found)  # noqa: S102  (the page's own lines)
+    stepped(model, found["session"], x)
+    logged = found["run"].logged
+    assert (1, {"training/loss": 2.5}) in logged
+    assert {step for step, _ in logged} == {1}
+    values = {key: value for _, data in logged for key, value in data.items()}
+    assert values["moments/0/input/std"] == pytest.approx(x.std(correction=0).item(), rel=1e-5)
+
+
+def expected(tensor):
+    """Moments by NumPy and SciPy, in float64."""
+    values = tensor.detach().double().numpy().ravel()
+    return {
+        "mean": values.mean(),
+        "std": values.std(),
+        "skewness": scipy.stats.skew(values),
+        "kurtosis": scipy.stats.kurtosis(values, fisher=False),
+        "absmax": np.abs(values).max(),
+    }
+
+
+@pytest.mark.slow
+def test_the_script_records_what_float64_finds_of_a_model_it_has_never_seen(tmp_path, monkeypatch):
+    """Moments within 1e-4 of themselves, SQNR of a sample of tokens within 0.5 dB of all."""
+    pytest.importorskip("transformers")
+    assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 20
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    exec(SCRIPT.replace("with qprobe", "keep(model, batch)\nwith qprobe"), {"keep": keeper(seen)})  # noqa: S102
+    with records.open(tmp_path / "x.qprobe") as run:
+        assert run.series("", "", "training", "loss").steps.tolist() == [*range(1, 12)]
+        assert run.series(LAYER, "input", "moments", "mean").steps.tolist() == [1, 11]
+        for role, tensor in seen.items():
+            for key, value in expected(tensor).items():
+                found = run.series(LAYER, role, "moments", key).values[0]
+                assert found == pytest.approx(value, rel=1e-4, abs=1e-7), (role, key)
+        for role in ("input", "weight"):
+            x = seen[role].detach().flatten(0, -2).double()
+            noise = dequantized(x) - x
+            sqnr_db = 10 * torch.log10(x.square().sum() / noise.square().sum())
+            found = run.series(LAYER, role, "four_bit", "nvfp4.sqnr_db").values[0]
+            assert found == pytest.approx(sqnr_db.item(), abs=0.5)
+        probes = {column.probe for column, _ in run.select()}
+    assert {"branch_energy", "histogram", "session"} <= probes
+
+
+def keeper(seen):
+    """Keeps the tensors of one layer in the first pass, by means of its own."""
+
+    def keep(model, batch):
+        layer = model.get_submodule(LAYER)
+        seen["weight"] = layer.weight.detach().clone()
+
+        def first(module, given, output):
+            handle.remove()
+            seen["input"], seen["output"] = given[0].detach().clone(), output.detach().clone()
+            output.register_hook(lambda grad: seen.setdefault("grad_output", grad.clone()) and None)
+
+        def skip_trace(module, given, output):
+            tracing.remove()
+            nonlocal handle
+            handle = module.register_forward_hook(first)
+
+        handle = None
+        tracing = layer.register_forward_hook(skip_trace)  # attaching traces the model once
+
+    return keep
