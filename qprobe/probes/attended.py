@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Self
 
 import torch
@@ -21,8 +22,12 @@ from qprobe.sites.attention import Attended, Sample, Sampling
 from qprobe.sites.projection import Projection, Rows
 
 
+@cache
 def asked(recipe: str | QuantRecipe | None) -> Setup | None:
-    """A recipe that was asked for, by name or itself, as a setup; None where none was."""
+    """A recipe that was asked for, by name or itself, as a setup; None where none was.
+
+    The same setup for the same recipe, so that probes that ask for one recipe share what they find.
+    """
     if recipe is None:
         return None
     return Setup(recipe=catalogue.recipe(recipe) if isinstance(recipe, str) else recipe)
@@ -78,6 +83,9 @@ def products_of(recipe: QuantRecipe) -> Gemm:
     return Gemm(a=how, b=how)
 
 
+_Pair = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Look:
     """A sample of one attention, and the recipe it is seen under."""
@@ -88,6 +96,8 @@ class Look:
     #: Whether the model itself runs under the recipe.
     running: bool
     made: dict[str, Tensor] = field(default_factory=dict)
+    #: Of each call: input and weight, and the same as the recipe takes them.
+    operands: dict[int, tuple[_Pair, _Pair | None]] = field(default_factory=dict)
 
     @classmethod
     def at(cls, view: SiteView, wanted: Setup | None, sampling: Sampling) -> Self | None:
@@ -158,13 +168,24 @@ class Look:
 
         In a running recipe the latter is what the layer returned, and is not computed.
         """
-        x, w = call.input[self.sample.samples].float(), call.weight.float()
+        (x, w), quantized = self._operands(call)
         bias = None if call.bias is None else call.bias.float()
         before = _heads_of(_of(x, tokens), w, bias, rows)
-        if self.running:
+        if quantized is None:
             return before, before
-        x, w = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
+        x, w = quantized
         return before, _heads_of(_of(x, tokens), w, bias, rows)
+
+    def _operands(self, call: Projection) -> tuple[_Pair, _Pair | None]:
+        """Input and weight, and what the recipe makes of them: once where q and k have one call."""
+        key, memo = id(call), self.operands
+        if key not in memo:
+            x, w = call.input.index_select(0, self.sample.samples).float(), call.weight.float()
+            quantized = None
+            if not self.running:
+                quantized = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
+            memo[key] = (x, w), quantized
+        return memo[key]
 
     def _take(self, x: Tensor, whole: Tensor, operand: str) -> Tensor:
         """An operand of the sample as its product sees it."""

@@ -88,6 +88,10 @@ class Attending:
         self._layers = tuple(dict.fromkeys(layers))
         self._projections = Projections()
         self._armed = bool(self._sites)
+        #: The layers that were found to make queries and keys, of those that are watched.
+        self._makers: set[nn.Module | None] = set()
+        #: Whether these made all of them in the pass before: then the others need no watching.
+        self._complete = self._unknown = False
 
     def arm(self, sites: frozenset[Site] | None) -> None:
         """Watch if one of ``sites`` is an attention's; None: as if all were given."""
@@ -107,7 +111,11 @@ class Attending:
         if not isinstance(made_of, Attended) or made_of.projections is not None:
             return made_of
         calls = self._projections.of(made_of.q, made_of.k)
-        return made_of if calls is None else replace(made_of, projections=calls)
+        if calls is None:
+            self._unknown = True
+            return made_of
+        self._makers.update(call.module for call in calls)
+        return replace(made_of, projections=calls)
 
     def called(self, module: nn.Module, wanted: Wanted, index: int, given: tuple[Any, Any]) -> None:
         """An attention was called with these positional and keyword arguments."""
@@ -144,13 +152,17 @@ class Attending:
     ) -> None:
         if torch.compiler.is_compiling() or not self._armed or in_backward():
             return
+        if self._complete and module not in self._makers:
+            return
         taken, made = first_tensor(args) if args else first_tensor(kwargs), first_tensor(output)
         if taken is not None and made is not None:
             self._projections.note(module, taken, made)
 
     def _ended(self, *_: object) -> None:
-        if not torch.compiler.is_compiling():
-            self._projections.clear()
+        if torch.compiler.is_compiling() or in_backward():
+            return
+        self._projections.clear()
+        self._complete, self._unknown = bool(self._makers) and not self._unknown, False
 
 
 #: Takes a sample of an attention without asking for more of it than it needs.

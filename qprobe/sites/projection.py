@@ -32,6 +32,8 @@ class Projection:
     input: Tensor
     weight: Tensor
     bias: Tensor | None
+    #: The layer.
+    module: torch.nn.Module | None = None
     #: Where the output began in its storage.
     offset: int = 0
     setup: Setup | None = None
@@ -89,6 +91,7 @@ class Projections:
             input=x.detach(),
             weight=weight.detach() if len(weight) == y.shape[-1] else weight.detach().mT,
             bias=None if bias is None else bias.detach(),
+            module=module,
             offset=int(y.storage_offset()),
             setup=first_setup((module,)),
         )

@@ -146,3 +146,31 @@ def test_a_sample_is_computed_once_and_only_when_asked_for():
     assert probabilities.shape == (1, 1, 2, 5)
     assert made_of.asked == 1
     assert drawn.attended is None
+
+
+def test_once_known_only_the_layers_that_count_are_noted():
+    model, x, noted = build("vit", "tiny", image=32), torch.randn(2, 3, 32, 32), []
+    with Capture(model, attending(model)[0], lambda *_: None) as capture:
+        note = capture._attending._projections.note
+        capture._attending._projections.note = lambda module, x, y: (
+            noted.append(module),
+            note(module, x, y),
+        )
+        for expected in (4 * ["qkv", "proj"], 4 * ["qkv"], 4 * ["qkv"]):
+            noted.clear()
+            model(x)
+            names = {module: name for name, module in model.named_modules()}
+            assert [names[module].rpartition(".")[2] for module in noted] == expected
+
+
+def test_a_model_that_changes_its_mind_is_watched_again():
+    model, x = Inline(packed=True), torch.randn(3, 5, 8)
+    sites, found = attending(model, x)
+    known = []
+    seen = Attendeds()
+    seen.drawn = lambda site, drawn: known.append(drawn.attended.projections is not None)
+    with Capture(model, sites[:1], seen, trace=found):
+        for packed in (True, True, False, False):
+            model.packed = packed
+            model(x)
+    assert known == [True, True, False, True]
