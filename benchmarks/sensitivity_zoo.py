@@ -16,12 +16,15 @@ from torch import nn
 
 from qprobe.analyzers.base import Subject
 from qprobe.engine.config import Schedule, TrainConfig
+from qprobe.engine.data import Loader, LoaderConfig
 from qprobe.engine.evaluation import training_loss
 from qprobe.engine.subject import subject_of
 from qprobe.engine.workbench import Workbench, prepare
 from qprobe.quant import override
 
-STEPS = 300
+STEPS = 600
+#: Images evaluated together, more than are trained together.
+EVALUATED = 48
 #: How much larger an outlier channel is than it was.
 OUTLIER = 24.0
 #: The same model in blocks of 16 with three bits has no format; integers have.
@@ -73,7 +76,7 @@ def trained(arch: str, steps: int) -> Workbench:
         data_options=(("patients", 84), ("channels", 1)),
         validation=16,
         test=4,
-        batch=48,
+        batch=16,
         device="cpu",
         steps=steps,
         optimizer="adamw",
@@ -97,6 +100,9 @@ def trained(arch: str, steps: int) -> Workbench:
             if done == steps:
                 break
     bench.model.eval()
+    validation = bench.validation
+    everything = validation.order(0)
+    bench.validation = Loader(validation.dataset, everything, LoaderConfig(batch=EVALUATED))
     return bench
 
 
