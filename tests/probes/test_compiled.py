@@ -13,7 +13,6 @@ from qprobe.models import build
 from qprobe.probes.compiled import unwrapped
 from qprobe.records.schema import Role
 
-
 #: PyTorch's own, from inside its compiler.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning"),
@@ -69,9 +68,7 @@ def in_place(model, backend):
 
 
 @pytest.mark.parametrize("how", [whole, in_place])
-@pytest.mark.parametrize(
-    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_model_has_one_graph_and_the_same_numbers(how, backend):
     x = torch.randn(5, 4)
     torch.manual_seed(0)
