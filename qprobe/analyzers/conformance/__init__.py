@@ -1,5 +1,5 @@
 """Whether each layer does to its operands what its recipe intends."""
 
-from qprobe.analyzers.conformance.analyzer import Conformance
+from qprobe.analyzers.conformance.analyzer import NAME, Conformance
 
-__all__ = ["Conformance"]
+__all__ = ["NAME", "Conformance"]
