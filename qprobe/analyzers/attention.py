@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from qprobe.analyzers.measured import Measured
+from qprobe.analyzers.measured import Measured, Place
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity, severity
 
 NAME = "attention"
@@ -49,7 +49,7 @@ class Attention:
             worst: dict[Cause, _Head] = {}
             for head in _heads(logits.at(place)):
                 cause = _cause(head)
-                if cause is not None and head.error > worst.get(cause, head).error - 1e-30:
+                if cause and (cause not in worst or head.error > worst[cause].error):
                     worst[cause] = head
             found += [_finding(place.site, cause, head) for cause, head in worst.items()]
             if not worst:
@@ -112,7 +112,7 @@ def _finding(site: str, cause: Cause, head: _Head) -> Finding:
 
 def _in_steps(site: str, levels: Measured) -> Iterator[Finding]:
     """Probabilities of which few levels are left, though logits are hardly off."""
-    values = levels.at(next((p for p in levels.places() if p.site == site), ("", "")))  # type: ignore[arg-type]
+    values = levels.at(Place(site, Role.ATTN_PROBS))
     left = values.get("levels_ratio")
     if left is None or left >= STEPS:
         return
