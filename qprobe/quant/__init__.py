@@ -2,7 +2,7 @@
 
 from qprobe.quant.attention import ScaledDotProduct
 from qprobe.quant.catalogue import recipe, recipes
-from qprobe.quant.convert import Conversion, LeftAlone, convert, override
+from qprobe.quant.convert import Conversion, LeftAlone, convert, override, restored
 from qprobe.quant.formats import INT3, INT4, INT8, MXFP4, NVFP4, BlockFormat, Format, IntFormat
 from qprobe.quant.hadamard import rotate
 from qprobe.quant.products import Quantizer, Role
@@ -41,5 +41,6 @@ __all__ = [
     "quantize",
     "recipe",
     "recipes",
+    "restored",
     "rotate",
 ]

@@ -1,6 +1,7 @@
 """Put a model under a recipe, in place, and say what was left alone and why."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeGuard, get_args
@@ -167,6 +168,41 @@ def override(
     _settle_fast_paths(model)
     names = " + ".join(dict.fromkeys(rule.name for rule in chosen.values()))
     return Conversion(names, tuple(converted), tuple(left_alone))
+
+
+@contextmanager
+def restored(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
+    """Single quantized layers in high precision inside, and exactly as they were after.
+
+    What :func:`override` does with ``"bf16"``, on loan: a layer comes back with its own recipe,
+    quantizer and generator. ``paths`` are exact.
+
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8))
+    >>> _ = convert(model, "nvfp4")
+    >>> with restored(model, ["1"]):
+    ...     type(model[1]) is nn.Linear
+    True
+    >>> model[1].recipe.name
+    'nvfp4'
+    """
+    candidates = dict(_candidates(model))
+    setups: dict[nn.Module, Setup] = {}
+    for path in paths:
+        module = candidates.get(path)
+        if module is None or not _is_quantized(module):
+            known = [name for name, one in candidates.items() if _is_quantized(one)]
+            raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
+        setups[module] = module.setup
+    _check_changeable({path: candidates[path] for path in paths})
+    try:
+        for module in setups:
+            _apply(module, None)
+        _settle_fast_paths(model)
+        yield
+    finally:
+        for module, setup in setups.items():
+            _apply(module, setup)
+        _settle_fast_paths(model)
 
 
 def _check_types(model: object, generator: object) -> None:
