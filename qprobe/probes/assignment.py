@@ -45,6 +45,14 @@ class Slot:
         """All that has to be watched for it."""
         return (self.site, *self.companions)
 
+    @property
+    def replicated(self) -> bool:
+        """Whether it looks at a weight, or its gradient, that each process has whole."""
+        if self.site.role not in _LEARNED or self.module is None:
+            return False
+        held = self.module.parameters(recurse=False)
+        return not any(hasattr(parameter, "to_local") for parameter in held)
+
     def __str__(self) -> str:
         return f"{self.probe.name} at {self.site}"
 

@@ -71,9 +71,14 @@ def results(
         parts = ranks.gather(pack(mine))
         if parts is None:
             return None
-        for theirs, others in parts:
-            ranks.merge(merged_states, theirs)
-            ranks.merge(merged_summaries, others)
+        whole = {slot.site for slot in slots if slot.replicated}
+        merged_states, merged_summaries = parts[0]
+        for theirs, others in parts[1:]:  # all have the same weights, unless they are sharded
+            seen = {n: one for n, one in theirs.items() if slots[n].site not in whole}
+            ranks.merge(merged_states, seen)
+            ranks.merge(
+                merged_summaries, {at: one for at, one in others.items() if at not in whole}
+            )
     found = {slots[number]: state for number, state in merged_states.items()}
     for slot in armed:
         if slot.measure is not None and slot.site in merged_summaries:

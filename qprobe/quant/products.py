@@ -363,3 +363,9 @@ def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
     """The products, outside compiled graphs: their kernels are opaque to the compiler."""
     with without_autocast(x.device):
         return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]
+
+
+def fprop_weight(w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    """The weight as the forward product sees it, in its own shape."""
+    with without_autocast(w.device):
+        return _take(w.detach(), setup.recipe.fprop.b, Role("fprop", "w"), kernel, setup)

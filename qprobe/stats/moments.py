@@ -104,21 +104,34 @@ class Moments:
         )
 
     def total(self, axis: int | None = None) -> "Moments":
-        """Entries along ``axis`` (all if not given) merged into one, pairwise.
+        """Entries along ``axis`` (all if not given) merged into one.
 
-        Merging all gives a tensor's moments from its channels'.
+        Merging all gives a tensor's moments from its channels'. With d = μ_i − μ, all at once::
+
+            M2 = Σ M2_i + n_i d²        M3 = Σ M3_i + 3 d M2_i + n_i d³
+            M4 = Σ M4_i + 4 d M3_i + 6 d² M2_i + n_i d⁴
 
         >>> Moments.of(torch.tensor([[1.0, 5.0], [3.0, 7.0]]), [0]).total().kurtosis().tolist()
         [1.64]
         """
         rows = self.pack()
         rows = rows.flatten(1) if axis is None else rows.movedim(axis % self.n.dim() + 1, 1)
-        while rows.shape[1] > 1:
-            if rows.shape[1] % 2:
-                rows = torch.cat([rows, torch.zeros_like(rows[:, :1])], 1)
-            left, right = rows.tensor_split(2, 1)
-            rows = Moments.unpack(left).merge(Moments.unpack(right)).pack()
-        return Moments.unpack(rows[:, 0] if rows.shape[1] else rows.sum(1))
+        n, means, m2, m3, m4, absmax = rows.unbind()
+        count = n.sum(0)
+        weights = n / count.clamp(min=1)
+        mean = (weights * means).sum(0)
+        mean = mean + (weights * (means - mean)).sum(0)  # what the first sum has rounded away
+        d = means - mean
+        nd2 = n * d * d
+        parts = (
+            count,
+            torch.where(count > 0, mean, 0.0),
+            (m2 + nd2).sum(0),
+            (m3 + d * (3.0 * m2 + nd2)).sum(0),
+            (m4 + d * (4.0 * m3 + d * (6.0 * m2 + nd2))).sum(0),
+            absmax.amax(0) if len(absmax) else absmax.sum(0),
+        )
+        return Moments.unpack(torch.stack(parts))
 
     @property
     def spread(self) -> Tensor:
