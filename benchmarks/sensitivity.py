@@ -236,7 +236,7 @@ def table(results: list[Result]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only show that everything runs")
-    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--cases", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
