@@ -3,17 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 
-from qprobe.analyzers.base import (
-    ANALYZERS,
-    ActiveAnalyzer,
-    Analyzer,
-    CheckpointAnalyzer,
-)
+from qprobe.analyzers.base import ANALYZERS, Analyzer
 from qprobe.analyzers.dequantization import QUICK, THOROUGH, Dequantization, Mode, Search
-from qprobe.analyzers.weights import WeightAnalyzer
 from qprobe.analyzers.weights import Depth as WeightDepth
+from qprobe.analyzers.weights import WeightAnalyzer
 from qprobe.checkpoints import Checkpoint
 from qprobe.errors import InputError
 from qprobe.records.schema import Array, Finding, Record
@@ -112,13 +106,3 @@ _TUNED: Mapping[str, Callable[[Depth, Sequence[Record]], Analyzer]] = {
 }
 #: Analyzers whose records are of use although not all of them are there.
 RESUMABLE = frozenset({Dequantization.name})
-
-__all__ = [
-    "RESUMABLE",
-    "SLOW",
-    "ActiveAnalyzer",
-    "CheckpointAnalyzer",
-    "Depth",
-    "chosen",
-    "made",
-]

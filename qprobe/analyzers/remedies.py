@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -91,14 +92,14 @@ def prepared(
 @contextmanager
 def in_force(setups: Mapping[nn.Module, Setup]) -> Iterator[None]:
     """Layers with other setups inside, with their own after."""
-    own = {module: module.setup for module in setups}
+    own = {module: cast("Setup", module.setup) for module in setups}
     try:
         for module, setup in setups.items():
             module.setup = setup  # type: ignore[assignment]
         yield
     finally:
         for module, setup in own.items():
-            module.setup = setup
+            module.setup = setup  # type: ignore[assignment]
 
 
 def under(recipe: QuantRecipe, modules: Iterable[QuantizedLayer]) -> dict[nn.Module, Setup]:

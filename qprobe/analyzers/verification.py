@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization.emit import Measured as Dequantized
@@ -34,8 +34,9 @@ from qprobe.analyzers.remedies import for_training, in_force, prepared, under
 from qprobe.analyzers.verification_findings import HIGH, LOST, PROBE, RECOVERY, findings
 from qprobe.errors import InputError
 from qprobe.inference import Replicates
-from qprobe.quant import Gemm
+from qprobe.quant import Gemm, QuantRecipe
 from qprobe.quant.layers import QuantizedLayer
+from qprobe.quant.products import Setup
 from qprobe.quant.ptq import input_amax
 from qprobe.records.schema import Finding, Record
 
@@ -118,31 +119,28 @@ class Verification:
 
     def _trained(self, subject: Subject, layers: Mapping[str, Layer]) -> Iterator[Record]:
         """The lost decrease of the guilty layers as they are and under each other recipe."""
-        modules = [
-            layers[path].module
-            for path in self.trained
-            if isinstance(layers[path].module, QuantizedLayer)
-        ]
-        guilty = [one for one in modules if isinstance(one, QuantizedLayer)]
-        others = [
-            one.module
+        modules = {
+            path: one.module
             for path, one in layers.items()
-            if path not in self.trained and isinstance(one.module, QuantizedLayer)
-        ]
-        # Products of the others are not asked for, and so not computed.
-        quiet = {
-            one: replace(one.setup, recipe=replace(one.recipe, dgrad=Gemm(), wgrad=Gemm()))
-            for one in others
+            if isinstance(one.module, QuantizedLayer)
         }
-        rules = {guilty[0].recipe.name: guilty[0].recipe} if guilty else {}
-        rules |= {one.name: one for one in for_training(guilty[0].recipe)} if guilty else {}
-        for number, (name, recipe) in enumerate(rules.items()):
-            chosen = {one: one.setup for one in guilty} if not number else under(recipe, guilty)
+        guilty = [module for path, module in modules.items() if path in self.trained]
+        if not guilty:
+            return
+        # Products of the others are not asked for, and so not computed.
+        quiet: dict[nn.Module, Setup] = {
+            module: replace(module.setup, recipe=_without_backward(module.recipe))
+            for path, module in modules.items()
+            if path not in self.trained
+        }
+        own = guilty[0].recipe
+        for recipe in (own, *for_training(own)):
+            chosen = {} if recipe is own else under(recipe, guilty)
             with evaluating(subject.model), in_force({**quiet, **chosen}):
                 asked = (Search(seed=self.seed), self.bounds)
                 measured = Measurement(subject, layers, asked, Dequantized(()))
                 for one in attribution(measured):
-                    key = one.key.replace("lost_decrease", f"{LOST}{name}")
+                    key = one.key.replace("lost_decrease", f"{LOST}{recipe.name}")
                     yield Record("", 0, one.site, one.role, PROBE, key, one.value)
 
 
@@ -150,6 +148,10 @@ def interval_of(site: str, key: str, found: Replicates) -> Iterator[Record]:
     """An interval of replicates, as records of this analyzer."""
     for one in interval(site, key, found.interval()):
         yield Record("", 0, one.site, one.role, PROBE, one.key, one.value)
+
+
+def _without_backward(recipe: QuantRecipe) -> QuantRecipe:
+    return replace(recipe, dgrad=Gemm(), wgrad=Gemm())
 
 
 def _run(subject: Subject) -> None:

@@ -147,7 +147,7 @@ def _intervals(
     found: dict[tuple[str, str], dict[str, Interval]] = {}
     for place, names in parts.items():
         for name, values in names.items():
-            if len(values) == 4:  # noqa: PLR2004  (estimate, low, high, n)
+            if len(values) == 4:
                 found.setdefault(place, {})[name] = Interval(
                     estimate=values["estimate"], low=values["low"], high=values["high"],
                     level=LEVEL, n=int(values["n"]), method="recorded",
