@@ -23,7 +23,7 @@ from qprobe.quant.recipe import Gemm
 
 #: The transforms by name; the largest input of each channel is for the one that needs it.
 TRANSFORMS: Mapping[str, Callable[[nn.Module, str, Tensor], Applied]] = {
-    "smooth": lambda model, path, amax: smooth(model, path, amax),
+    "smooth": smooth,
     "rotate": lambda model, path, _: rotate(model, path),
     "svd": lambda model, path, _: svd(model, path),
 }

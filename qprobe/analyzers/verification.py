@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -36,9 +37,11 @@ from qprobe.errors import InputError
 from qprobe.inference import Replicates
 from qprobe.quant import Gemm, QuantRecipe
 from qprobe.quant.layers import QuantizedLayer
-from qprobe.quant.products import Setup
 from qprobe.quant.ptq import input_amax
 from qprobe.records.schema import Finding, Record
+
+if TYPE_CHECKING:
+    from qprobe.quant.products import Setup
 
 
 class Verification:
