@@ -16,7 +16,7 @@ from typing import Annotated, cast
 import typer
 
 from qprobe import __version__
-from qprobe.cli import compare, diff, export, list_, plan, sweep, train, version, watch
+from qprobe.cli import compare, dashboard, diff, export, list_, plan, sweep, train, version, watch
 from qprobe.errors import QprobeError
 
 # Typer carries its own copy of click from 0.26 on and uses the installed one before: either way its
@@ -41,6 +41,7 @@ app.command("export")(export.export_)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
+app.command("dashboard")(dashboard.dashboard)
 app.command("diff")(diff.diff)
 app.command("plan")(plan.plan)
 app.command("watch")(watch.watch)

@@ -11,10 +11,12 @@ from torch import Tensor
 from qprobe.probes.base import SiteView
 from qprobe.quant import catalogue
 from qprobe.quant.formats import IntFormat
-from qprobe.quant.products import LinearKernel, Products, Role, Setup
+from qprobe.quant.products import LinearKernel, Products, Setup, first_setup
+from qprobe.quant.products import Role as Place
 from qprobe.quant.quantize import Operand
 from qprobe.quant.recipe import Gemm, QuantRecipe
 from qprobe.quant.spec import Granularity, QuantSpec
+from qprobe.sites import Site
 from qprobe.sites.attention import Attended, Sample, Sampling
 from qprobe.sites.projection import Projection, Rows
 
@@ -27,11 +29,30 @@ def asked(recipe: str | QuantRecipe | None) -> Setup | None:
 
 
 def in_force(view: SiteView) -> Setup | None:
-    """The setup of the attention itself, else that of the layers that made q and k."""
-    if view.setup is not None or view.attended is None:
-        return view.setup
-    calls = view.attended.projections or ()
-    return next((call.setup for call in calls if call.setup is not None), None)
+    """The setup of the attention itself, else of the layers that made q and k, else beside it."""
+    calls = None if view.attended is None else view.attended.projections
+    return first_setup((view.module, *(calls or ()))) or view.setup
+
+
+def operands_known(site: Site) -> bool:
+    """Whether queries and keys of an attention can be had beside its logits.
+
+    Not where a module multiplies and normalises by itself: it may scale and mask in any order.
+
+    >>> operands_known(Site("attn/sdpa.0", Role.ATTN_LOGITS, "attention"))
+    True
+    >>> operands_known(Site("attn/matmul.0", Role.ATTN_LOGITS, "attention"))
+    False
+    """
+    _, inside, call = site.path.rpartition("/")
+    return not inside or call.startswith("sdpa.")
+
+
+def compares(setup: Setup | None) -> bool:
+    """Whether logits under a recipe are others than in high precision."""
+    if setup is None:
+        return False
+    return products_of(setup.recipe).quantizes or setup.recipe.fprop.quantizes
 
 
 def products_of(recipe: QuantRecipe) -> Gemm:
@@ -74,8 +95,7 @@ class Look:
         attended = view.attended
         if setup is None or attended is None or not attended.q.numel() or not attended.k.numel():
             return None
-        gemm = products_of(setup.recipe)
-        if not gemm.quantizes and not setup.recipe.fprop.quantizes:
+        if not compares(setup):
             return None
         key = (cls, setup, sampling, view.draw)
         if key not in attended.memo:
@@ -157,8 +177,8 @@ class Look:
         if shared:
             # One scale for the whole tensor, of which this is a sample: its largest comes along.
             rows = torch.cat([rows, _largest(whole, rows)])
-        role = Role("attention", operand)
-        taken = self.setup.quantizer(rows, plan, role, self.setup.generator)
+        place = Place("attention", operand)
+        taken = self.setup.quantizer(rows, plan, place, self.setup.generator)
         return (taken[:-1] if shared else taken).view_as(x)
 
 

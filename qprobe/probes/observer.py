@@ -1,7 +1,7 @@
 """What happens when a hook hands a tensor over."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ from qprobe.probes.pending import Pending
 from qprobe.probes.summary import Summary, TokenSample
 from qprobe.records.schema import Role
 from qprobe.sites import Attended, Capture, Site
+from qprobe.sites.attending import ATTENDING, Drawn
 from qprobe.sites.calls import in_backward
 
 _BACKWARD: Final = frozenset({Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.WEIGHT, Role.BRANCH})
@@ -41,6 +42,24 @@ class _Wanted:
     interval: int = 0
     alone: list[Slot] = field(default_factory=list)
     together: list[Slot] = field(default_factory=list)
+
+
+class _Drawing(Mapping[Role, Tensor]):
+    """Logits or probabilities, computed for who reads them."""
+
+    def __init__(self, role: Role, drawn: Drawn) -> None:
+        self._role, self._drawn = role, drawn
+
+    def __getitem__(self, role: Role) -> Tensor:
+        if role is not self._role:
+            raise KeyError(role)
+        return self._drawn.tensor(role)
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter((self._role,))
+
+    def __len__(self) -> int:
+        return 1
 
 
 class Observer:
@@ -72,6 +91,7 @@ class Observer:
         self._wanted: dict[Site, _Wanted] = {}
         self._intervals: dict[Slot, int] = {}
         self._states: dict[Slot, State] = {}
+        self._looked: set[Slot] = set()
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
         self._pending = Pending()
@@ -95,6 +115,19 @@ class Observer:
         capture = self._capture
         if self._wanted and capture and self._counts(site, recording=capture.recording):
             self._look(site, tensor, capture.passing)
+
+    def drawn(self, site: Site, drawn: Drawn) -> None:
+        """A sample of an attention, from a hook that runs."""
+        wanted, capture = self._wanted.get(site.merged), self._capture
+        if wanted is None or capture is None or not self._counts(site, recording=capture.recording):
+            return
+        if wanted.together or wanted.measure is not None:
+            self._look(site, drawn.tensor(site.role), capture.passing)
+            return
+        with self._lock:
+            self.looks += 1
+            for slot in wanted.alone:
+                self._observe(slot, _Drawing(site.role, drawn), capture.passing)
 
     def attend(self, sites: Sequence[Site], attended: Attended) -> None:
         """What logits are made of, from a hook that is being traced."""
@@ -143,9 +176,15 @@ class Observer:
                     wanted.alone.append(slot)
         return frozenset(self._wanted)
 
+    @property
+    def looked(self) -> frozenset[Slot]:
+        """Where a probe has looked since the last time, also where it saw nothing to report."""
+        return frozenset(self._looked)
+
     def take(self) -> tuple[dict[Slot, State], dict[Site, Summary]]:
         """The states and summaries since the last time."""
         states, self._states = self._states, {}
+        self._looked.clear()
         summaries = {site: self._summaries[site] for site in self._summarised}
         for site, summary in summaries.items():
             self._summaries[site] = summary.fresh()
@@ -209,25 +248,28 @@ class Observer:
             tensors[Role.WEIGHT] = weight.detach()
         self._observe(slot, tensors, passing)
 
-    def _observe(self, slot: Slot, tensors: dict[Role, Tensor], passing: int) -> None:
+    def _observe(self, slot: Slot, tensors: Mapping[Role, Tensor], passing: int) -> None:
         began = self._clock()
-        own = tensors[slot.site.role]
+        dims = 4 if slot.site.role in ATTENDING else tensors[slot.site.role].dim()
         view = SiteView(
             site=slot.site,
             module=slot.module,
             tensors=tensors,
             attended=None if self._capture is None else self._capture.attended,
-            axis=channel_axis(slot.site, slot.module, own.dim()),
+            axis=channel_axis(slot.site, slot.module, dims),
             step=self.step,
             draw=draw_of(self.step, passing),
             loss_scale=self.loss_scale,
             memory=slot.memory,
+            beside=slot.beside,
         )
         try:
             state = slot.probe.observe(view)
         except Exception as error:
-            error.add_note(f"while the probe {slot}, shape {list(own.shape)}, was looking")
+            shape = list(tensors[slot.site.role].shape)
+            error.add_note(f"while the probe {slot}, shape {shape}, was looking")
             raise
+        self._looked.add(slot)
         if state is not None:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)

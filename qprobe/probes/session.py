@@ -293,13 +293,14 @@ class Session:
         """Flush what the armed probes have seen, and count what it cost."""
         self._read_weights(self._capture.parameters)
         spent, self._observer.spent = self._observer.spent, {}
+        looked = self._observer.looked
         states, summaries = self._observer.take()
         found = results(self._slots, self._armed, states, summaries, self._observer)
         self._looks += 1
         self._capture.turn += 1
         self._write_waiting(flush=False)
         if found is not None:
-            self._file(found)
+            self._file(found, looked)
         shortest = min(self._armed.values())
         spent[shortest] = spent.get(shortest, 0.0) + self._settings.clock() - began
         self._look_seconds += sum(spent.values())
@@ -309,13 +310,13 @@ class Session:
             self._ledger.scalars(self._count, self._own(sum(spent.values())))
             self._ledger.flush()
 
-    def _file(self, found: Results) -> None:
+    def _file(self, found: Results, looked: frozenset[Slot]) -> None:
         for values in found.scalars.values():
             self._ledger.scalars(self._count, values)
         if self._settings.arrays and (self._looks - 1) % self._settings.arrays == 0:
             self._ledger.keep(found.arrays(self._count))
         for slot in self._armed:
-            if slot in found.seen:
+            if slot in found.seen or slot in looked:
                 self._missing[slot] = -1
             else:
                 self._missed_looks[slot] = self._missed_looks.get(slot, 0) + 1

@@ -226,3 +226,22 @@ def _shared(named: Iterable[tuple[str, nn.Module | Tensor]]) -> dict[str, tuple[
 def by_path(found: Iterable[Owner]) -> Mapping[str, Owner]:
     """Owners by the name of their sites."""
     return {owner.path: owner for owner in found}
+
+
+def linears_beside(path: str, owned: Mapping[str, Owner]) -> tuple[nn.Module, ...]:
+    """The linear layers of the module in which the attention ``path`` is, or nearest around it.
+
+    >>> block = nn.ModuleDict({"q": nn.Linear(2, 2), "attend": ScaledDotProduct()})
+    >>> owned = by_path(owners(nn.ModuleDict({"block": block, "head": nn.Linear(2, 1)})))
+    >>> linears_beside("block.attend", owned), linears_beside("block/sdpa.0", owned)
+    ((Linear(in_features=2, out_features=2, bias=True),), (Linear(in_features=2, ...),))
+    """
+    around = path.partition("/")[0].removeprefix(ROOT)
+    while True:
+        prefix = f"{around}." if around else ""
+        inside = (one for one in owned.values() if one.path.startswith(prefix))
+        found = [one.module for one in inside if one.kind == "linear" and one.path != around]
+        found = [one for one in found if not isinstance(one, nn.MultiheadAttention)]
+        if found or not around:
+            return tuple(dict.fromkeys(found))
+        around = around.rpartition(".")[0]

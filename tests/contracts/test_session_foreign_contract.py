@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from plain_probes import Alone, Windowed
+from plain_probes import Alone, Windowed, under_a_recipe
 from sites import foreign
 from sites.zoo import hooks_of, loss_of
 
@@ -19,7 +19,7 @@ MAKERS = (
     *(foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin),
     *(foreign.unet, foreign.swin_unetr, foreign.rt_detr),
 )
-BY_NAME = {probe.name: probe for probe in (Alone(), Windowed(), *PROBES)}
+BY_NAME = {probe.name: under_a_recipe(probe) for probe in (Alone(), Windowed(), *PROBES)}
 
 
 def train(model, batch, session=None):
@@ -49,7 +49,8 @@ def test_a_foreign_model_keeps_its_bits(make, attention, name):
     sites = [*discover(model.train()), *trace(model, **batch).sites]
     if not any(BY_NAME[name].selects(site) for site in sites):
         pytest.skip("selects nothing here")
-    with qprobe.attach(model, probes=[BY_NAME[name]], every=1, example=batch) as session:
+    options = {"probes": [BY_NAME[name]], "schedule": {name: 1}, "example": batch}
+    with qprobe.attach(model, **options) as session:
         watched = train(model, batch, session)
     assert len(plain) == len(watched)
     assert all(map(torch.equal, plain, watched))
