@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from qprobe.cli.analysis_view import Row, View, limits
+from qprobe.cli.analysis_view import Row, View, limits, number
 from qprobe.records import Finding, Severity
 from qprobe.records.schema import Cause
 
@@ -24,10 +25,11 @@ def render(seen: View, title: str, file: Path) -> RenderableType:
     """Verdict, layers, caveats, what is open, and what to do next; no text of others is markup."""
     style = "bold red" if seen.problem else "bold green"
     parts: list[RenderableType] = [Text(title, style="dim"), Text(seen.verdict, style=style)]
-    if seen.rows:
-        parts += [Text(""), _table(seen.rows[:ROWS])]
-        if len(seen.rows) > ROWS:
-            parts.append(Text(f"{len(seen.rows) - ROWS} more are in {file}.", style="dim"))
+    rows = [row for row in seen.rows if seen.problem or row.severity is not Severity.INFO]
+    if rows:
+        parts += [Text(""), *_layers(rows[:ROWS])]
+        if len(rows) > ROWS:
+            parts.append(Text(f"{len(rows) - ROWS} more are in {file}.", style="dim"))
     lines = [*seen.caveats, *(f"Not measured: {one}." for one in seen.not_measured)]
     if lines:
         parts += [Text(""), *(Text(line, style="dim") for line in lines)]
@@ -43,31 +45,40 @@ def as_json(seen: View, findings: Sequence[Finding], facts: Mapping[str, Any]) -
     return json.dumps(_plain(whole), indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    costed = any(row.cost is not None for row in rows)
+def _layers(rows: Sequence[Row]) -> list[RenderableType]:
+    """A table where layers have a cost or a place, sentences where a statistic found them."""
+    if all(row.cost is None and not row.found.startswith("screened") for row in rows):
+        return [part for row in rows for part in _sentences(row)]
+    verified = any(row.verified for row in rows)
     table = Table(box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold", max_width=32)
-    table.add_column("costs" if costed else "found", overflow="fold", ratio=2)
-    table.add_column("cause", overflow="fold")
-    table.add_column("remedy", overflow="fold", ratio=2)
-    table.add_column("", overflow="fold")
+    for name in ("layer", "costs", "cause", "remedy", *(["verified"] if verified else [])):
+        table.add_column(name, overflow="fold", min_width=len(name))
     for row in rows:
-        cause = "" if row.cause is Cause.NOT_EXPLAINED else row.cause.replace("_", " ")
-        table.add_row(
+        cells = [
             Text(row.site or "the model", style=_STYLES[row.severity]),
-            Text(_cost(row) if costed else row.found),
-            Text(cause or "-"),
+            Text(_cost(row)),
+            Text(_cause(row)),
             Text(row.remedy or "-"),
-            Text(row.verified),
-        )
-    return table
+        ]
+        table.add_row(*cells, *([Text(row.verified or "not tried")] if verified else []))
+    return [table]
+
+
+def _sentences(row: Row) -> Iterator[RenderableType]:
+    yield Text(row.site or "the model", style=_STYLES[row.severity] or "bold")
+    yield Padding(Text(row.found), (0, 0, 0, 2))
+    yield Padding(Text(f"{_cause(row)}: {row.remedy}"), (0, 0, 0, 2))
+
+
+def _cause(row: Row) -> str:
+    return "-" if row.cause is Cause.NOT_EXPLAINED else row.cause.replace("_", " ")
 
 
 def _cost(row: Row) -> str:
     if row.cost is None:
         return row.found
     share = "" if row.share is None else f" {row.share:.0%}"
-    return f"{row.cost.estimate:.3f} {limits(row.cost)}{share}"
+    return f"{number(row.cost.estimate)} {limits(row.cost)}{share}"
 
 
 def _next(seen: View, file: Path) -> Iterator[str]:

@@ -13,6 +13,9 @@ from qprobe.inference import Interval
 from qprobe.records import Finding, Record, Severity
 from qprobe.records.schema import CRITICAL_LOSS, Cause, severity
 
+#: Below this three decimals show nothing.
+_SMALL = 0.002
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subtitle:
@@ -62,7 +65,7 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
         problem = any(one.severity.reaches(Severity.WARN) for one in findings)
         verdict = _of_weights(about, records, findings)
     else:
-        problem = _relative(gap, high).reaches(Severity.WARN)
+        problem = _loses(gap, high)
         verdict = _of_score(about, (gap, high), rows, problem)
     return View(
         problem=problem,
@@ -80,15 +83,18 @@ def _of_score(
 ) -> str:
     gap, high = scores
     name = (about.score or "score").upper() if about.score == "auprc" else about.score or "score"
-    cost = f"{about.recipe} costs {gap.estimate:.3f} {name} {limits(gap)}"
+    whole = number(high.estimate)
+    cost = f"{about.recipe} costs {number(gap.estimate)} {name} {limits(gap)} of {whole}"
+    if gap.high < 0.0:
+        return f"No problem found: {about.recipe} scores {number(-gap.estimate)} {name} better."
     if not problem:
-        return f"No problem found: {cost} of {high.estimate:.3f}."
+        return f"No problem found: {cost}."
     told = next((row for row in rows if row.share is not None), None)
     if told is None or told.share is None:
-        return f"{cost} of {high.estimate:.3f}; which layers cost it was not measured."
+        return f"{cost}; which layers cost it was not measured."
     if told.cost is not None and told.cost.low <= 0.0:
-        return f"{cost} of {high.estimate:.3f}; no single layer surely recovers any of it."
-    return f"{cost} of {high.estimate:.3f}; {told.site} alone is {told.share:.0%} of it."
+        return f"{cost}; no single layer surely recovers any of it."
+    return f"{cost}; {told.site} alone is {told.share:.0%} of it."
 
 
 def _of_weights(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> str:
@@ -102,17 +108,30 @@ def _of_weights(about: Subtitle, records: Sequence[Record], findings: Sequence[F
     )
 
 
+def number(value: float) -> str:
+    """Three decimals, or as many significant digits where that would hide a small number.
+
+    >>> number(0.1216), number(-0.004), number(0.000123), number(0.0)
+    ('0.122', '−0.004', '0.000123', '0.000')
+    """
+    form = ".3f" if value == 0.0 or abs(value) >= _SMALL else ".3g"
+    return f"{value + 0.0:{form}}".replace("-", "−")
+
+
 def limits(found: Interval) -> str:
     """Limits as text.
 
     >>> limits(Interval(estimate=0.1, low=-0.004, high=0.2, level=0.95, n=3, method=""))
     '[−0.004, 0.200]'
     """
-    return f"[{found.low:.3f}, {found.high:.3f}]".replace("-", "−")
+    return f"[{number(found.low)}, {number(found.high)}]"
 
 
-def _relative(gap: Interval, high: Interval) -> Severity:
-    return severity(gap.low / abs(high.estimate)) if high.estimate else severity(None)
+def _loses(gap: Interval, high: Interval) -> bool:
+    """Whether the loss is sure and worth a warning; of a score of 0 every sure loss is."""
+    if not high.estimate:
+        return gap.low > 0.0
+    return severity(gap.low / abs(high.estimate)).reaches(Severity.WARN)
 
 
 def _rows(
@@ -134,10 +153,13 @@ def _rows(
         ),
     )
     lost = gap if gap is not None and gap.low > 0.0 else None
+    screened = sorted(measured.values("screen").items(), key=lambda both: -both[1])
+    places = {} if costs else {site: n for n, (site, _) in enumerate(screened, start=1)}
+    ranked = [*places, *(site for site in ranked if site not in places)]
     for site in ranked:
         told = sorted(by_site.get(site, []), key=lambda one: -grave.index(one.severity))
         cost = costs.get(site)
-        if not told and (cost is None or cost.low <= 0.0):
+        if not told and site not in places and (cost is None or cost.low <= 0.0):
             continue
         remedy, verified = _remedy(told, tried.get(site, {}))
         yield Row(
@@ -146,10 +168,17 @@ def _rows(
             cost=cost,
             share=None if cost is None or lost is None else cost.estimate / lost.estimate,
             cause=_cause(told),
-            found=told[0].claim if told else "",
+            found=_found(told, places.get(site), len(screened)),
             remedy=remedy,
             verified=verified,
         )
+
+
+def _found(findings: Sequence[Finding], place: int | None, of: int) -> str:
+    """What is known of a layer whose cost is not."""
+    if place is not None:
+        return f"screened {place} of {of}"
+    return findings[0].claim if findings else ""
 
 
 def _cause(findings: Sequence[Finding]) -> Cause:
@@ -163,7 +192,7 @@ def _remedy(findings: Sequence[Finding], tried: Mapping[str, Interval]) -> tuple
     if chosen is not None:
         name, gain = chosen
         share = f" ({gain.estimate / high.estimate:.0%} of bf16)" if high and high.low > 0 else ""
-        return f"{name}: +{gain.estimate:.3f}{share}", "verified"
+        return f"{name}: +{number(gain.estimate)}{share}", "verified"
     if tried:
         return f"keep in {HIGH}", "no 4-bit remedy helps surely"
     return (findings[0].remedy if findings else ""), ""
@@ -173,8 +202,8 @@ def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> 
     gap, high = measured.interval("gap"), measured.interval("score.high_precision")
     if gap and high and not problem and gap.high >= CRITICAL_LOSS * abs(high.estimate):
         yield (
-            f"The interval reaches {gap.high:.3f}: {gap.n} groups are few; more validation data "
-            "would narrow it."
+            f"The interval reaches {number(gap.high)}: {gap.n} groups are few; more validation "
+            "data would narrow it."
         )
     if measured.values("screen") and not measured.intervals("recovery"):
         yield "Layers were screened and not measured; leave out --quick to measure them."
@@ -191,7 +220,7 @@ def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> 
     if problem and len(together) > 1:
         last = together[-1]
         yield (
-            f"{len(together)} layers in high precision recover {last.interval.estimate:.3f} "
+            f"{len(together)} layers in high precision recover {number(last.interval.estimate)} "
             f"{limits(last.interval)} together."
         )
     training = [one for one in findings if "loss decrease" in one.unit and not _verified(one)]
