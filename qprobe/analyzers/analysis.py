@@ -19,6 +19,7 @@ from qprobe.analyzers.base import (
     Subject,
 )
 from qprobe.analyzers.depth import RESUMABLE, Depth
+from qprobe.analyzers.diagnosis import ranked
 from qprobe.analyzers.observation import observe
 from qprobe.analyzers.suspects import suspects, without_loss
 from qprobe.analyzers.verification import Verification
@@ -98,16 +99,16 @@ class Analysis:
         if not analyzers:
             raise InputError(f"nothing is left to analyze: {_reasons(left)}.")
         names = [*stages, *(["verification"] if self._verifies else [])]
+        self._names = names
         self.watcher.stages(names)
         self._sizes()
         for name, measure in stages.items():
             self._measure(name, measure)
-        found = self._findings(analyzers)
-        if self._verifies:
-            found += self._verified(found)
+        raw = self._findings(analyzers)
+        verified = self._verified(raw) if self._verifies else []
         for name, reason in left.items():
             self._take(Record("", 0, name, "", PROBE, MISSED + reason, 1.0))
-        found = without_loss(found, list(self._records.values()))
+        found = without_loss(ranked(raw), list(self._records.values())) + verified
         self.writer.findings(found)
         return found
 
@@ -156,12 +157,16 @@ class Analysis:
         done = Record("", 0, name, "", PROBE, DONE, 1.0)
         if (done.column, 0) in self._records:
             return
-        # Half of what most analyzers measure says nothing: it is written when it is whole.
-        found = measure() if name in RESUMABLE else list(self._watched(measure()))
-        for one in found:
-            if name in RESUMABLE:
-                self.watcher.seen(one)
-            self._take(one)
+        try:
+            # Half of what most analyzers measure says nothing: it is written when it is whole.
+            seen = self._watched(measure())
+            for one in seen if name in RESUMABLE else list(seen):
+                self._take(one)
+        except InputError as error:
+            if len(self._names) == 1:
+                raise
+            self._take(Record("", 0, name, "", PROBE, MISSED + str(error).rstrip("."), 1.0))
+            return
         self._take(done)
         self.writer.flush()
 

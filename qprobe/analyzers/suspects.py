@@ -28,7 +28,7 @@ def suspects(
     for one in grave:
         if one.severity is Severity.INFO or len(one.sites) != 1 or one.sites[0] not in layers:
             continue
-        if _of_training(one):
+        if of_training(one):
             backward.setdefault(one.sites[0])
         else:
             forward.setdefault(one.sites[0])
@@ -51,7 +51,7 @@ def without_loss(findings: Sequence[Finding], records: Sequence[Record]) -> list
     else:
         costs = severity(gap.low / abs(high.estimate)) is not Severity.INFO
     if not costs:
-        found = [one if _of_training(one) else _harmless(one) for one in found]
+        found = [one if of_training(one) else _harmless(one) for one in found]
     return sorted(found, key=lambda one: -_ORDER.index(one.severity))
 
 
@@ -61,5 +61,6 @@ def _harmless(one: Finding) -> Finding:
     return replace(one, severity=Severity.INFO, claim=f"{one.claim}; the score does not suffer")
 
 
-def _of_training(one: Finding) -> bool:
+def of_training(one: Finding) -> bool:
+    """Whether a finding is about the backward products, which no evaluation sees."""
     return bool(_BACKWARD & set(one.roles)) or "loss decrease" in one.unit

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from qprobe.analyzers.analysis import not_measured
 from qprobe.analyzers.dequantization.emit import Measured
+from qprobe.analyzers.suspects import of_training
 from qprobe.analyzers.verification_findings import HIGH, best, recoveries
 from qprobe.inference import Interval
 from qprobe.records import Finding, Record, Severity
@@ -139,6 +140,7 @@ def _rows(
 ) -> Iterator[Row]:
     """The layers that cost most, then those that only a statistic finds odd, the gravest first."""
     costs, gap = measured.intervals("recovery"), measured.interval("gap")
+    high = measured.interval("score.high_precision")
     tried = recoveries(records)
     by_site: dict[str, list[Finding]] = {}
     for one in findings:
@@ -159,12 +161,14 @@ def _rows(
     for site in ranked:
         told = sorted(by_site.get(site, []), key=lambda one: -grave.index(one.severity))
         cost = costs.get(site)
+        if cost is not None:  # what the score sees; the backward products are told apart
+            told = [one for one in told if not of_training(one)]
         if not told and site not in places and (cost is None or cost.low <= 0.0):
             continue
-        remedy, verified = _remedy(told, tried.get(site, {}))
+        remedy, verified = _remedy(told, tried.get(site, {}), costed=cost is not None)
         yield Row(
             site=site,
-            severity=told[0].severity if told else Severity.INFO,
+            severity=told[0].severity if told else _severity(cost, high),
             cost=cost,
             share=None if cost is None or lost is None else cost.estimate / lost.estimate,
             cause=_cause(told),
@@ -186,7 +190,14 @@ def _cause(findings: Sequence[Finding]) -> Cause:
     return next(named, Cause.NOT_EXPLAINED)
 
 
-def _remedy(findings: Sequence[Finding], tried: Mapping[str, Interval]) -> tuple[str, str]:
+def _severity(cost: Interval | None, high: Interval | None) -> Severity:
+    known = cost is not None and high is not None and high.estimate
+    return severity(cost.low / abs(high.estimate)) if known and cost and high else severity(None)
+
+
+def _remedy(
+    findings: Sequence[Finding], tried: Mapping[str, Interval], *, costed: bool
+) -> tuple[str, str]:
     """What to do, and whether that is known to help."""
     chosen, high = best(tried), tried.get(HIGH)
     if chosen is not None:
@@ -195,7 +206,9 @@ def _remedy(findings: Sequence[Finding], tried: Mapping[str, Interval]) -> tuple
         return f"{name}: +{number(gain.estimate)}{share}", "verified"
     if tried:
         return f"keep in {HIGH}", "no 4-bit remedy helps surely"
-    return (findings[0].remedy if findings else ""), ""
+    if findings:
+        return findings[0].remedy, ""
+    return (f"keep in {HIGH}" if costed else ""), ""
 
 
 def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> Iterator[str]:
@@ -223,10 +236,6 @@ def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> 
             f"{len(together)} layers in high precision recover {number(last.interval.estimate)} "
             f"{limits(last.interval)} together."
         )
-    training = [one for one in findings if "loss decrease" in one.unit and not _verified(one)]
+    training = [one for one in findings if of_training(one) and one.severity is not Severity.INFO]
     if training:
-        yield f"In training: {training[0].claim}."
-
-
-def _verified(one: Finding) -> bool:
-    return one.analyzer == "verification"
+        yield f"In training: {training[0].claim}; {training[0].remedy}."

@@ -1,6 +1,7 @@
 """One HTML file with the findings and the main charts: no server, no request, opens from a disk."""
 
 import gzip
+import re
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -109,7 +110,7 @@ def _drawn(figure: go.Figure, pixels: int) -> str:
         full_html=False, include_plotlyjs=False, config=config, default_height=f"{pixels}px"
     )
     # It runs when the charts' library is unpacked.
-    return drawn.replace('<script type="text/javascript">', '<script type="text/plain" data-chart>')
+    return re.sub(r"<script[^>]*>", '<script type="text/plain" data-chart>', drawn)
 
 
 def _table(groups: list[Group], asked: Question) -> str:
