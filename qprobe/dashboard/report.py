@@ -1,5 +1,8 @@
 """One HTML file with the findings and the main charts: no server, no request, opens from a disk."""
 
+import gzip
+import re
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html import escape
@@ -40,6 +43,22 @@ small,.note{color:#5c636a}code{font-family:'JetBrains Mono',ui-monospace,monospa
 overflow-wrap:anywhere}article{border-top:1px solid #e6e8eb;padding:12px 0;overflow-wrap:anywhere}
 """
 
+#: Runs the packed library and then the charts, in their order.
+_UNPACK = """
+(async () => {
+  const text = document.getElementById("plotly").textContent;
+  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const run = (code) => {
+    const script = document.createElement("script");
+    script.textContent = code;
+    document.body.appendChild(script);
+  };
+  run(await new Response(unpacked).text());
+  document.querySelectorAll("script[data-chart]").forEach((one) => run(one.textContent));
+})();
+"""
+
 
 def write(library: Library, path: Path, asked: Question | None = None) -> Path:
     """Write the report; an existing file is replaced."""
@@ -61,7 +80,7 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width"><title>qprobe report</title>'
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>"
+        f"<style>{_STYLE}</style></head><body>"
         f'<h1>qprobe report</h1><p class="note">{len(runs)} runs, {made}</p>'
     )
     groups = quality(library, runs, asked)
@@ -76,7 +95,13 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
     if lost:
         problems = "".join(f"<li>{escape(run.problem or '')}</li>" for run in lost)
         yield f"<h2>Files that cannot be read</h2><ul>{problems}</ul>"
-    yield "</body></html>"
+    yield f'<script type="text/plain" id="plotly">{_packed(get_plotlyjs())}</script>'
+    yield f"<script>{_UNPACK}</script></body></html>"
+
+
+def _packed(script: str) -> str:
+    """A script at a third of its size; browsers since 2023 unpack it without a request."""
+    return b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _drawn(figure: go.Figure, pixels: int) -> str:
@@ -84,7 +109,8 @@ def _drawn(figure: go.Figure, pixels: int) -> str:
     drawn: str = figure.to_html(
         full_html=False, include_plotlyjs=False, config=config, default_height=f"{pixels}px"
     )
-    return drawn
+    # It runs when the charts' library is unpacked.
+    return re.sub(r"<script[^>]*>", '<script type="text/plain" data-chart>', drawn)
 
 
 def _table(groups: list[Group], asked: Question) -> str:

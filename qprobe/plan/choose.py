@@ -80,7 +80,9 @@ def _reaching(
     costs = [layer.parameters for layer in useful]
     table, taken, unit = _fill(worth, costs, sum(costs))
     enough = np.flatnonzero(table >= missing * (1 - 1e-12))
-    chosen = _trace(taken, _units(costs, unit), int(enough[0]))
+    # Costs are rounded up to whole steps, so that all layers together may not fit the last one.
+    everything = list(range(len(useful)))
+    chosen = _trace(taken, _units(costs, unit), int(enough[0])) if len(enough) else everything
     # What rounding let in for nothing goes out again, the most expensive first.
     for at in sorted(chosen, key=lambda at: -costs[at]):
         rest = [other for other in chosen if other != at]

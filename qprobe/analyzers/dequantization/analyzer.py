@@ -1,15 +1,12 @@
 """Which layer must stay in high precision?"""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from torch import nn
 
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization import combine, emit, findings, gradients, single
 from qprobe.analyzers.dequantization.emit import Measured, record
 from qprobe.analyzers.dequantization.evaluation import Bounds
-from qprobe.analyzers.dequantization.layers import quantized_layers, remembering
+from qprobe.analyzers.dequantization.layers import evaluating, quantized_layers, remembering
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.analyzers.dequantization.search import Mode, Search
 from qprobe.errors import InputError
@@ -45,7 +42,7 @@ class Dequantization:
                 "qprobe.quant.convert."
             )
         measurement = Measurement(subject, layers, (self.search, self.bounds), self._known)
-        with _evaluating(subject.model), remembering(layers):
+        with evaluating(subject.model), remembering(layers):
             yield from measurement.base()
             with measurement.evaluation.opened():
                 yield from measurement.verified_base()
@@ -70,15 +67,3 @@ class Dequantization:
         yield from combine.kinds(measurement)
         yield from combine.cumulative(measurement)
         yield from combine.pairs(measurement)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode inside, each module in its own mode after."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

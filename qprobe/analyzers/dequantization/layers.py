@@ -130,3 +130,15 @@ def remembering(layers: Mapping[str, Layer]) -> AbstractContextManager[None]:
     return quantizers(
         {one.module: Remembering(one.module.setup.quantizer) for one in layers.values()}
     )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode inside, each module in its own mode after."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
