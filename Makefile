@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 OLD_PYTHON = qprobe needs Python 3.11 or newer, $(PYTHON) is %d.%d; name one, as in: make setup PYTHON=python3.12
 
-.PHONY: docs setup demo test test-slow check format bench clean
+.PHONY: chromium docs setup demo dashboard test test-slow check format bench clean
 
 setup: $(STAMP)
 
@@ -27,14 +27,25 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard qprobe/native/*.c qprobe/nat
 demo: setup
 	$(BIN)/python docs/demo.py $(ARGS)
 
-test: setup
+dashboard: setup
+	$(BIN)/qprobe dashboard runs $(ARGS)
+
+# The browser tests use the chromium that is there, or Debian's where it can be installed; without
+# one they skip and say so.
+chromium:
+	@command -v chromium > /dev/null || [ -n "$$QPROBE_CHROMIUM" ] || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+	    { apt-get install -qq -y chromium || { apt-get -qq update && apt-get install -qq -y chromium; }; } > /dev/null 2>&1; } || \
+	  echo "no chromium: the tests of the dashboard in a browser are skipped"
+
+test: setup chromium
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
 $(STAMP)-zoo: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,zoo]'
 	@touch $@
 
-test-slow: $(STAMP)-zoo
+test-slow: $(STAMP)-zoo chromium
 	$(BIN)/python -m pytest -m "slow or gpu" $(ARGS)
 
 check: setup
@@ -57,6 +68,10 @@ bench: setup
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/summary.py
+	$(BIN)/python benchmarks/attention_probes.py
+	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/weight_report.py
+	$(BIN)/python benchmarks/dashboard.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info qprobe/native/_kernels.*

@@ -22,6 +22,7 @@ from diagnosis_doctors import BASELINES, Diagnosis, Doctor, analyzers
 from interleaved import machine
 
 from qprobe.analyzers.base import ANALYZERS
+from qprobe.inference import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +133,28 @@ def _confusion_rows(doctor: str, verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
+def read(path: Path) -> list[Verdict]:
+    """Verdicts that an earlier run has printed as data."""
+    found = []
+    for one in json.loads(path.read_text("utf-8")):
+        case, diagnosis = one["case"], one["diagnosis"]
+        effect = case["effect"] and Interval(**case["effect"])
+        ranked = tuple((site, cause) for site, cause in diagnosis["ranked"])
+        found.append(
+            Verdict(
+                case=Case(**{**case, "sites": tuple(case["sites"]), "effect": effect}),
+                doctor=one["doctor"],
+                diagnosis=Diagnosis(ranked=ranked, alarm=diagnosis["alarm"]),
+            )
+        )
+    return found
+
+
 def examine(folder: Path, doctors: dict[str, Doctor], options: argparse.Namespace) -> list[Verdict]:
     """Train, plant, ask."""
     verdicts = []
     steps, samples, per_kind = (3, 16, 1) if options.quick else (300, 64, options.per_kind)
-    chosen = ARCHITECTURES[:1] if options.quick else ARCHITECTURES
+    chosen = ARCHITECTURES[:1] if options.quick else options.architectures
     for architecture in chosen:
         wards = trained(folder, architecture, steps, samples)
         for ward, case in cases(wards, per_kind, options.seed):
@@ -153,12 +171,19 @@ def main() -> None:
     options.add_argument("--per-kind", type=int, default=3, help="plantings a kind and model")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--models", type=Path, help="keep the trained models here")
+    options.add_argument("--architectures", nargs="+", default=ARCHITECTURES, metavar="NAME")
     options.add_argument("--analyzers", nargs="*", default=[], metavar="NAME")
+    options.add_argument("--batches", type=int, help="batches that analyzers look at; all")
+    options.add_argument("--reports", nargs="+", type=Path, help="tables of earlier --json runs")
     chosen = options.parse_args()
     torch.set_num_threads(1)
+    if chosen.reports:
+        verdicts = [one for path in chosen.reports for one in read(path)]
+        print(report(verdicts, list(dict.fromkeys(one.doctor for one in verdicts))))
+        return
     doctors = dict(BASELINES)
     if chosen.analyzers:
-        doctors["qprobe"] = analyzers(chosen.analyzers)
+        doctors["qprobe"] = analyzers(chosen.analyzers, chosen.batches)
     with tempfile.TemporaryDirectory() as scratch:
         verdicts = examine(chosen.models or Path(scratch), doctors, chosen)
     if chosen.json:

@@ -11,12 +11,13 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from qprobe.analyzers.base import ANALYZERS, ActiveAnalyzer, Subject
+from qprobe.analyzers.base import Subject
+from qprobe.analyzers.diagnosis import diagnose
 from qprobe.quant.catalogue import BF16
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.products import Setup
 from qprobe.quant.ptq.twin import twin
-from qprobe.records.schema import Cause, Finding, Record, Severity
+from qprobe.records.schema import Cause, Finding, Severity
 from qprobe.stats import Moments
 
 #: A layer is out of line when it is so many median distances above the median of all layers.
@@ -107,29 +108,21 @@ BASELINES: dict[str, Doctor] = {
 }
 
 
-def analyzers(names: Sequence[str]) -> Doctor:
-    """The registered analyzers that run the model themselves, as one doctor."""
-    chosen = [ANALYZERS.get(name) for name in names]
+def analyzers(names: Sequence[str], batches: int | None = None) -> Doctor:
+    """Registered analyzers, as one doctor: what :func:`qprobe.analyzers.diagnosis.diagnose` says.
 
-    def diagnose(subject: Subject) -> Diagnosis:
-        findings: list[Finding] = []
-        for one in chosen:
-            records: list[Record] = []
-            if isinstance(one, ActiveAnalyzer):
-                records = [item for item in one.measure(subject) if isinstance(item, Record)]
-            findings += one.analyze(records)
-        return of_findings(findings)
+    Passive ones read an observation of the first ``batches``.
+    """
 
-    return diagnose
+    def ask(subject: Subject) -> Diagnosis:
+        return of_findings(diagnose(subject, names, batches=batches).findings)
+
+    return ask
 
 
 def of_findings(findings: Sequence[Finding]) -> Diagnosis:
-    """The most severe finding first, then the one that is largest for sure."""
-    order = list(Severity)
-    ranked = sorted(
-        findings, key=lambda f: (-order.index(f.severity), -min(abs(f.low), abs(f.high)))
-    )
+    """Sites and causes in the order of the findings; a warning is an alarm."""
     return Diagnosis(
-        ranked=tuple((site, finding.cause) for finding in ranked for site in finding.sites),
+        ranked=tuple((site, finding.cause) for finding in findings for site in finding.sites),
         alarm=any(finding.severity.reaches(Severity.WARN) for finding in findings),
     )

@@ -211,7 +211,8 @@ def test_opening_a_run_needs_no_torch(name):
 
 def package(root: Path, files: dict[str, str]) -> None:
     """A copy of the house with nothing in it but its import contracts and ``files``."""
-    for name in ("cli", "quant", "records", "inference", "registry", "errors", "native"):
+    layers = ("cli", "dashboard", "quant", "plan", "records", "inference", "registry", "errors")
+    for name in (*layers, "native"):
         files = {f"{name}/__init__.py": "", **files}
     for name, text in {"__init__.py": "", **files}.items():
         path = root / "qprobe" / name

@@ -16,7 +16,19 @@ from typing import Annotated, cast
 import typer
 
 from qprobe import __version__
-from qprobe.cli import compare, diff, export, list_, sweep, train, version, watch
+from qprobe.cli import (
+    analyze,
+    compare,
+    dashboard,
+    diff,
+    export,
+    list_,
+    plan,
+    sweep,
+    train,
+    version,
+    watch,
+)
 from qprobe.errors import QprobeError
 
 # Typer carries its own copy of click from 0.26 on and uses the installed one before: either way its
@@ -39,9 +51,12 @@ app = typer.Typer(
 app.add_typer(list_.app, name="list")
 app.command("export")(export.export_)
 app.command("train")(train.train)
+app.command("analyze")(analyze.analyze)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
+app.command("dashboard")(dashboard.dashboard)
 app.command("diff")(diff.diff)
+app.command("plan")(plan.plan)
 app.command("watch")(watch.watch)
 app.command("version")(version.version)
 

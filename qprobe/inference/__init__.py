@@ -1,6 +1,13 @@
 """Statistics over runs and samples: NumPy and SciPy only, every number with its n and interval."""
 
-from qprobe.inference.bootstrap import Method, Resampling, bootstrap, paired_bootstrap
+from qprobe.inference.bootstrap import (
+    Method,
+    Replicates,
+    Resampling,
+    bootstrap,
+    paired_bootstrap,
+    replicate,
+)
 from qprobe.inference.effect import cohens_d, hedges_g, mean_interval
 from qprobe.inference.interval import Interval
 from qprobe.inference.paired import SignedRank, holm, wilcoxon
@@ -15,6 +22,7 @@ from qprobe.inference.rank import kendall_tau
 __all__ = [
     "Interval",
     "Method",
+    "Replicates",
     "Resampling",
     "SignedRank",
     "average_precision",
@@ -28,5 +36,6 @@ __all__ = [
     "mean_interval",
     "paired_bootstrap",
     "precision_recall",
+    "replicate",
     "wilcoxon",
 ]

@@ -64,6 +64,11 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     negatives, positives = _descending(histograms)
     hits = positives.cumsum(-1) - positives
     seen = hits + negatives.cumsum(-1) - negatives
+    # Bins without a positive anywhere add nothing, and digamma is most of the work.
+    there = positives.any(axis=tuple(range(positives.ndim - 1)))
+    negatives, positives, hits, seen = (
+        part[..., there] for part in (negatives, positives, hits, seen)
+    )
     stretch = 1 + negatives / (positives + 1)
     start = seen / stretch
     harmonic = digamma(start + positives + 1) - digamma(start + 1)

@@ -41,6 +41,7 @@ class ProbeCallback(TrainerCallback):
         self._run = run
         self._options = options
         self._open = False
+        self._logged: dict[int, set[str]] = {}
         #: What watches, while it does; afterwards the last one.
         self.session: Session | None = None
 
@@ -70,7 +71,14 @@ class ProbeCallback(TrainerCallback):
         """Record the numbers that the trainer reports."""
         if self.session is not None and self._open:
             logs = kwargs.get("logs") or {}
-            numbers = {key: one for key, one in logs.items() if isinstance(one, int | float)}
+            # The summary at the end repeats the epoch of the last step.
+            known = self._logged.setdefault(state.global_step, set())
+            numbers = {
+                key: one
+                for key, one in logs.items()
+                if isinstance(one, int | float) and key not in known
+            }
+            self._logged = {state.global_step: known | numbers.keys()}
             self.session.log(**numbers)
 
     def on_train_end(

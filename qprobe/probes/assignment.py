@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from qprobe.errors import InputError
 from qprobe.native import Sampled
-from qprobe.probes.base import ChoosingProbe, Field, Probe
+from qprobe.probes.base import ChoosingProbe, ComparingProbe, Field, Probe
+from qprobe.quant.products import first_setup
 from qprobe.records.schema import Role
 from qprobe.sites import Site
-from qprobe.sites.discover import Owner
+from qprobe.sites.attending import ATTENDING
+from qprobe.sites.discover import Owner, linears_beside
 from qprobe.sites.site import ROOT
 
 _SAMPLED = {
@@ -20,7 +22,6 @@ _SAMPLED = {
     Field.INT4: Sampled.INT4,
 }
 _LEARNED = frozenset({Role.WEIGHT, Role.GRAD_WEIGHT})
-_ATTENDING = frozenset({Role.ATTN_LOGITS, Role.ATTN_PROBS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +39,8 @@ class Slot:
     weighted: bool = False
     #: What the summary has to measure for it; None where it looks at tensors itself.
     measure: Sampled | None = None
+    #: At an attention: the linear layers beside it.
+    beside: tuple[nn.Module, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -62,8 +65,9 @@ def assign(
 ) -> tuple[Slot, ...]:
     """Every probe at every site that it selects and where there is what it needs beside it.
 
-    One that selects none is an error that names the kinds there are, unless ``lenient``: then it
-    is left out, and it is an error if nothing is left.
+    Sites at which a probe would compare a recipe with itself are left out. A probe that selects
+    none is an error that names the kinds there are, unless ``lenient``: then it is left out, and it
+    is an error if nothing is left.
     """
     layers = {path: number for number, path in enumerate(dict.fromkeys(s.path for s in sites))}
     places = {(site.path, site.role, site.index): site for site in sites}
@@ -72,15 +76,17 @@ def assign(
         chosen = [site for site in sites if probe.selects(site)]
         if isinstance(probe, ChoosingProbe):
             chosen = list(probe.choose(chosen))
-        found: list[Slot] = []
-        for site in chosen:
-            owner = owners.get(site.path)
-            module = None if owner is None or site.kind != owner.kind else owner.module
-            if (slot := _slot(probe, site, module, (layers[site.path], places))) is not None:
-                found.append(slot)
-        if not found and not lenient:
+        at = [_Place.of(site, owners) for site in chosen]
+        found = [_slot(probe, place, (layers[place.site.path], places)) for place in at]
+        made = [slot for slot in found if slot is not None and _asks(slot)]
+        if not any(found) and not lenient:
             raise InputError(_nowhere(f"the probe {probe.name!r} selects", sites))
-        slots += found
+        if not made and not lenient:
+            raise InputError(
+                f"no recipe in force quantizes what the probe {probe.name!r} compares; convert the "
+                "model first (qprobe.quant.convert), or give the probe a recipe."
+            )
+        slots += made
     if not slots:
         raise InputError(_nowhere("the probes select", sites))
     return tuple(slots)
@@ -97,12 +103,31 @@ def _nowhere(who: str, sites: Iterable[Site]) -> str:
     )
 
 
+def _asks(slot: Slot) -> bool:
+    """Whether the probe has a question there, under the recipe in force."""
+    probe, modules = slot.probe, (slot.module, *slot.beside)
+    return not isinstance(probe, ComparingProbe) or probe.compares(slot.site, first_setup(modules))
+
+
+class _Place(NamedTuple):
+    """A site, the module that owns it, and at an attention the layers beside it."""
+
+    site: Site
+    module: nn.Module | None
+    beside: tuple[nn.Module, ...]
+
+    @classmethod
+    def of(cls, site: Site, owners: Mapping[str, Owner]) -> "_Place":
+        owner = owners.get(site.path)
+        module = None if owner is None or site.kind != owner.kind else owner.module
+        attends = site.role in ATTENDING and not isinstance(module, nn.MultiheadAttention)
+        return cls(site, module, linears_beside(site.path, owners) if attends else ())
+
+
 def _slot(
-    probe: Probe,
-    site: Site,
-    module: nn.Module | None,
-    at: tuple[int, Mapping[tuple[str, Role, int], Site]],
+    probe: Probe, place: _Place, at: tuple[int, Mapping[tuple[str, Role, int], Site]]
 ) -> Slot | None:
+    site, module, beside = place
     layer, places = at
     fields = [need for need in probe.needs if isinstance(need, Field)]
     roles = [need for need in probe.needs if isinstance(need, Role) and need is not site.role]
@@ -122,6 +147,7 @@ def _slot(
         module=module,
         layer=layer,
         companions=tuple(one for one in companions if one is not None),
+        beside=beside,
         weighted=len(passing) < len(roles),
     )
 
@@ -132,7 +158,7 @@ def _check_fields(probe: Probe, site: Site, roles: Sequence[Role]) -> None:
             f"the probe {probe.name!r} needs {', '.join(roles)} beside fields of a summary; "
             "ask for either roles or fields."
         )
-    if site.role in _ATTENDING:
+    if site.role in ATTENDING:
         raise InputError(
             f"the probe {probe.name!r} needs a summary of {str(site)!r}, which has no channels; "
             "leave attention to probes that look at it themselves."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Self
 
 import torch
@@ -11,27 +12,53 @@ from torch import Tensor
 from qprobe.probes.base import SiteView
 from qprobe.quant import catalogue
 from qprobe.quant.formats import IntFormat
-from qprobe.quant.products import LinearKernel, Products, Role, Setup
+from qprobe.quant.products import LinearKernel, Products, Setup, first_setup
+from qprobe.quant.products import Role as Place
 from qprobe.quant.quantize import Operand
 from qprobe.quant.recipe import Gemm, QuantRecipe
 from qprobe.quant.spec import Granularity, QuantSpec
+from qprobe.sites import Site
 from qprobe.sites.attention import Attended, Sample, Sampling
 from qprobe.sites.projection import Projection, Rows
 
 
+@cache
 def asked(recipe: str | QuantRecipe | None) -> Setup | None:
-    """A recipe that was asked for, by name or itself, as a setup; None where none was."""
+    """A recipe that was asked for, by name or itself, as a setup; None where none was.
+
+    The same setup for the same recipe, so that probes that ask for one recipe share what they find.
+    """
     if recipe is None:
         return None
     return Setup(recipe=catalogue.recipe(recipe) if isinstance(recipe, str) else recipe)
 
 
 def in_force(view: SiteView) -> Setup | None:
-    """The setup of the attention itself, else that of the layers that made q and k."""
-    if view.setup is not None or view.attended is None:
-        return view.setup
-    calls = view.attended.projections or ()
-    return next((call.setup for call in calls if call.setup is not None), None)
+    """The setup of the attention itself, else of the layers that made q and k, else beside it."""
+    calls = None if view.attended is None else view.attended.projections
+    return first_setup((view.module, *(calls or ()))) or view.setup
+
+
+def operands_known(site: Site) -> bool:
+    """Whether queries and keys of an attention can be had beside its logits.
+
+    Not where a module multiplies and normalises by itself: it may scale and mask in any order.
+
+    >>> from qprobe.records.schema import Role
+    >>> operands_known(Site("attn/sdpa.0", Role.ATTN_LOGITS, "attention"))
+    True
+    >>> operands_known(Site("attn/matmul.0", Role.ATTN_LOGITS, "attention"))
+    False
+    """
+    _, inside, call = site.path.rpartition("/")
+    return not inside or call.startswith("sdpa.")
+
+
+def compares(setup: Setup | None) -> bool:
+    """Whether logits under a recipe are others than in high precision."""
+    if setup is None:
+        return False
+    return products_of(setup.recipe).quantizes or setup.recipe.fprop.quantizes
 
 
 def products_of(recipe: QuantRecipe) -> Gemm:
@@ -56,6 +83,9 @@ def products_of(recipe: QuantRecipe) -> Gemm:
     return Gemm(a=how, b=how)
 
 
+_Pair = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Look:
     """A sample of one attention, and the recipe it is seen under."""
@@ -66,6 +96,8 @@ class Look:
     #: Whether the model itself runs under the recipe.
     running: bool
     made: dict[str, Tensor] = field(default_factory=dict)
+    #: Of each call: input and weight, and the same as the recipe takes them.
+    operands: dict[int, tuple[_Pair, _Pair | None]] = field(default_factory=dict)
 
     @classmethod
     def at(cls, view: SiteView, wanted: Setup | None, sampling: Sampling) -> Self | None:
@@ -74,8 +106,7 @@ class Look:
         attended = view.attended
         if setup is None or attended is None or not attended.q.numel() or not attended.k.numel():
             return None
-        gemm = products_of(setup.recipe)
-        if not gemm.quantizes and not setup.recipe.fprop.quantizes:
+        if not compares(setup):
             return None
         key = (cls, setup, sampling, view.draw)
         if key not in attended.memo:
@@ -137,13 +168,24 @@ class Look:
 
         In a running recipe the latter is what the layer returned, and is not computed.
         """
-        x, w = call.input[self.sample.samples].float(), call.weight.float()
+        (x, w), quantized = self._operands(call)
         bias = None if call.bias is None else call.bias.float()
         before = _heads_of(_of(x, tokens), w, bias, rows)
-        if self.running:
+        if quantized is None:
             return before, before
-        x, w = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
+        x, w = quantized
         return before, _heads_of(_of(x, tokens), w, bias, rows)
+
+    def _operands(self, call: Projection) -> tuple[_Pair, _Pair | None]:
+        """Input and weight, and what the recipe makes of them: once where q and k have one call."""
+        key, memo = id(call), self.operands
+        if key not in memo:
+            x, w = call.input.index_select(0, self.sample.samples).float(), call.weight.float()
+            quantized = None
+            if not self.running:
+                quantized = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
+            memo[key] = (x, w), quantized
+        return memo[key]
 
     def _take(self, x: Tensor, whole: Tensor, operand: str) -> Tensor:
         """An operand of the sample as its product sees it."""
@@ -157,8 +199,8 @@ class Look:
         if shared:
             # One scale for the whole tensor, of which this is a sample: its largest comes along.
             rows = torch.cat([rows, _largest(whole, rows)])
-        role = Role("attention", operand)
-        taken = self.setup.quantizer(rows, plan, role, self.setup.generator)
+        place = Place("attention", operand)
+        taken = self.setup.quantizer(rows, plan, place, self.setup.generator)
         return (taken[:-1] if shared else taken).view_as(x)
 
 

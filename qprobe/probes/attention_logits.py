@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qprobe.probes.attended import Look, asked
+from qprobe.probes.attended import Look, asked, compares, operands_known
 from qprobe.probes.base import Field, SiteView
 from qprobe.probes.composite import Composite
+from qprobe.quant.products import Setup
 from qprobe.quant.recipe import QuantRecipe
 from qprobe.records.schema import Role
 from qprobe.sites import Sampling, Site
@@ -81,7 +82,10 @@ class AttentionLogits:
         self._sampling = sampling or Sampling()
 
     def selects(self, site: Site) -> bool:
-        return site.role is Role.ATTN_LOGITS
+        return site.role is Role.ATTN_LOGITS and operands_known(site)
+
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        return compares(self._asked or setup)
 
     def observe(self, view: SiteView) -> LogitsUnderRecipe | None:
         look = Look.at(view, self._asked, self._sampling)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qprobe.errors import InputError
 from qprobe.probes.summary import Summary
-from qprobe.quant.products import Setup
+from qprobe.quant.products import Setup, first_setup
 from qprobe.records.schema import Role
 from qprobe.registry import Registry
 from qprobe.sites import Site
@@ -64,6 +64,8 @@ class SiteView:
     summary: Summary | None = None
     #: Queries and keys, at the logits and probabilities of an attention.
     attended: Attended | None = None
+    #: There also the linear layers beside it, which make its queries and keys.
+    beside: tuple[nn.Module, ...] = ()
     #: The axis of the site's own tensor that holds the channels.
     axis: int = -1
     step: int = 0
@@ -85,9 +87,11 @@ class SiteView:
 
     @property
     def setup(self) -> Setup | None:
-        """The recipe in force at the module and how it is carried out; None in high precision."""
-        setup = getattr(self.module, "setup", None)
-        return setup if isinstance(setup, Setup) else None
+        """The recipe in force at the module and how it is carried out; None in high precision.
+
+        At an attention without one of its own, that of the linear layers beside it.
+        """
+        return first_setup((self.module, *self.beside))
 
 
 @runtime_checkable
@@ -136,6 +140,17 @@ class ChoosingProbe(Probe, Protocol):
 
     def choose(self, sites: Sequence[Site]) -> Sequence[Site]:
         """Some of the selected sites, which come in the order in which they were discovered."""
+
+
+@runtime_checkable
+class ComparingProbe(Probe, Protocol):
+    """A probe that compares a recipe with high precision, and needs one to have a question."""
+
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        """Whether something at ``site`` is quantized, with this recipe in force; None: with none.
+
+        Sites where nothing is are not planned.
+        """
 
 
 def _checked(name: str, obj: object) -> Probe:

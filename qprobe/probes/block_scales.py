@@ -9,9 +9,10 @@ from torch import Tensor
 from qprobe.errors import InputError
 from qprobe.probes.base import Field, SiteView
 from qprobe.probes.composite import Composite
-from qprobe.probes.operands import PerOperand, Taken, taken, wanted
+from qprobe.probes.operands import PerOperand, Taken, specs_at, taken, wanted
 from qprobe.probes.selection import multiplies
 from qprobe.quant.formats import BlockFormat
+from qprobe.quant.products import Setup
 from qprobe.quant.recipe import QuantRecipe
 from qprobe.records.schema import Role
 from qprobe.sites import Site
@@ -73,6 +74,10 @@ class BlockScales:
 
     def selects(self, site: Site) -> bool:
         return multiplies(site)
+
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        specs = specs_at(site, self._wanted or setup)
+        return any(isinstance(spec.format, BlockFormat) for spec in specs)
 
     def observe(self, view: SiteView) -> PerOperand[BlocksOfProduct] | None:
         return PerOperand.of(

@@ -1,6 +1,6 @@
 """What four bits would do to an operand, at the cost of the read that is made anyway."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from qprobe.probes.base import Field, SiteView
+from qprobe.probes.batched import Batched, Values
 from qprobe.probes.selection import multiplies
 from qprobe.records.schema import Role
 from qprobe.sites import Site
-from qprobe.stats.missing import decibels, known, ratio
+from qprobe.stats.missing import decibels, ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FourBitError:
+class FourBitError(Batched):
     """Parts of a summary, in its memory."""
 
     #: Σx², Σ(x̂−x)² of NVFP4, of INT4; float64[3].
@@ -29,19 +30,21 @@ class FourBitError:
     def to(self, device: torch.device | str) -> "FourBitError":
         return FourBitError(energy=self.energy.to(device), counts=self.counts.to(device))
 
-    def scalars(self) -> Mapping[str, Tensor]:
+    @classmethod
+    def values(cls, states: Sequence["FourBitError"]) -> Values:
         """``n`` sampled elements, and of each format SQNR and underflow; saturation of NVFP4."""
-        signal, nvfp4, int4 = self.energy
-        n, there, lost, saturated, lost_int4 = self.counts
+        signal, nvfp4, int4 = torch.stack([state.energy for state in states]).unbind(-1)
+        counts = torch.stack([state.counts for state in states]).unbind(-1)
+        n, there, lost, saturated, lost_int4 = counts
         some = there > 0
-        values = {
+        return {
+            "n": (n, torch.ones_like(some)),
             "nvfp4.sqnr_db": (decibels(signal, nvfp4), some),
             "nvfp4.underflow": (ratio(lost, there), some),
             "nvfp4.saturation": (ratio(saturated, n), some),
             "int4.sqnr_db": (decibels(signal, int4), some),
             "int4.underflow": (ratio(lost_int4, there), some),
         }
-        return {"n": n} | known(values)
 
     def arrays(self) -> Mapping[str, Tensor]:
         return {}

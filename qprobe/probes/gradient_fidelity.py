@@ -83,6 +83,9 @@ class GradientFidelity:
     def selects(self, site: Site) -> bool:
         return site.role is Role.GRAD_OUTPUT and site.kind.startswith(("linear", "conv"))
 
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        return _quantizes(self._asked or setup)
+
     def observe(self, view: SiteView) -> GradientsUnderRecipe | None:
         call = _Call.of(view, self._asked or view.setup)
         if call is None:
@@ -107,6 +110,11 @@ class GradientFidelity:
         return self._draws if random else 1
 
 
+def _quantizes(setup: Setup | None) -> bool:
+    recipe = catalogue.BF16 if setup is None else setup.recipe
+    return recipe.wgrad.quantizes or recipe.dgrad.quantizes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Call:
     """One call's products under the recipe and in high precision, and its gradient for each."""
@@ -118,9 +126,7 @@ class _Call:
 
     @classmethod
     def of(cls, view: SiteView, setup: Setup | None) -> "_Call | None":
-        if setup is None or view.module is None:
-            return None
-        if not (setup.recipe.wgrad.quantizes or setup.recipe.dgrad.quantizes):
+        if setup is None or view.module is None or not _quantizes(setup):
             return None
         dy, x, w = view[Role.GRAD_OUTPUT], view[Role.INPUT], view[Role.WEIGHT]
         if not dy.numel() or not x.numel():

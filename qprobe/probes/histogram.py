@@ -1,6 +1,6 @@
 """How often each octave of magnitude occurs in a tensor."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from qprobe.probes.base import Field, SiteView
+from qprobe.probes.batched import Batched, Values
 from qprobe.probes.selection import WATCHED, watched
 from qprobe.records.schema import Role
 from qprobe.sites import Site
 from qprobe.stats.histogram import MAGNITUDES, MagnitudeHistogram
-from qprobe.stats.missing import known, ratio
+from qprobe.stats.missing import ratio
 
 _QUANTILES = {"log2_p1": 0.01, "log2_median": 0.5, "log2_p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Octaves:
+class Octaves(Batched):
     """Parts of a summary, in its memory."""
 
     #: :class:`~qprobe.stats.histogram.MagnitudeHistogram` of the sampled tokens, int64.
@@ -34,17 +35,21 @@ class Octaves:
     def to(self, device: torch.device | str) -> "Octaves":
         return Octaves(counts=self.counts.to(device), nonfinite=self.nonfinite.to(device))
 
-    def scalars(self) -> Mapping[str, Tensor]:
+    @classmethod
+    def values(cls, states: Sequence["Octaves"]) -> Values:
         """``n`` and zeros of the sample, NaN and infinity of all, and quantiles in octaves."""
-        histogram = MagnitudeHistogram(counts=self.counts)
-        n = self.counts.sum()
-        nan, infinite = self.nonfinite
-        some = histogram.bins.sum() > 0
-        values = {"zero_fraction": (ratio(histogram.zero, n), n > 0)}
-        for name, share in _QUANTILES.items():
-            values[name] = (histogram.log2_quantile(share), some)
-        counters = {"n": n, "zero": histogram.zero, "nan": nan, "infinite": infinite}
-        return counters | known(values)
+        histogram = MagnitudeHistogram(counts=torch.stack([state.counts for state in states]))
+        nan, infinite = torch.stack([state.nonfinite for state in states]).unbind(-1)
+        n, some = histogram.counts.sum(-1), histogram.bins.sum(-1) > 0
+        every = torch.ones_like(some)
+        return {
+            "n": (n, every),
+            "zero": (histogram.zero, every),
+            "nan": (nan, every),
+            "infinite": (infinite, every),
+            "zero_fraction": (ratio(histogram.zero, n), n > 0),
+            **{name: (histogram.log2_quantile(q), some) for name, q in _QUANTILES.items()},
+        }
 
     def arrays(self) -> Mapping[str, Tensor]:
         """64 octaves from 2⁻⁴⁰ on, without zero, NaN and infinity."""

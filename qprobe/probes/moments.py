@@ -1,6 +1,6 @@
 """Moments of a tensor, of its channels and of its tokens, and where its outliers are."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,20 +8,26 @@ import torch
 from torch import Tensor
 
 from qprobe.probes.base import Field, SiteView
+from qprobe.probes.batched import Batched, Values
 from qprobe.probes.selection import WATCHED, watched
 from qprobe.probes.summary_fields import KURTOSIS, TokenHistograms
-from qprobe.probes.summary_scalars import of_tensor, of_tokens, over_channels
+from qprobe.probes.summary_scalars import (
+    kurtosis_of_channels,
+    of_tensor,
+    of_tokens,
+    over_channels,
+)
 from qprobe.records.schema import Role
 from qprobe.sites import Site
 from qprobe.stats.moments import Moments as ChannelMoments
-from qprobe.stats.outliers import outlier_pattern
+from qprobe.stats.outliers import of_medians
 
 #: Kurtosis of fewer numbers is bounded by their count more than by the tensor.
 _ENOUGH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MomentsOfTensor:
+class MomentsOfTensor(Batched):
     """Parts of a summary, in its memory."""
 
     #: ``[6, channels]``: n, mean, M2, M3, M4, absmax; float64.
@@ -46,27 +52,31 @@ class MomentsOfTensor:
             nonfinite=self.nonfinite.to(device),
         )
 
-    def scalars(self) -> Mapping[str, Tensor]:
-        """Moments under their names, those of parts as ``channel_kurtosis_p90`` and alike."""
-        channels = ChannelMoments.unpack(self.channels)
-        nan, infinite = self.nonfinite.double()
-        found = {"n": channels.n.sum(), "nan": nan, "infinite": infinite, **of_tensor(channels)}
-        seen = channels.n > 0
-        found |= over_channels("channel_kurtosis", channels.kurtosis())
-        found |= over_channels("channel_std", channels.std())
-        found |= over_channels("channel_absmax", channels.absmax[seen])
-        found |= of_tokens(TokenHistograms.of(self.tokens))
-        pattern = self._pattern(channels)
-        return found if pattern is None else {**found, "outlier_pattern": pattern}
+    @property
+    def batch(self) -> int:
+        """States with as many channels can be stacked."""
+        return self.channels.shape[-1]
 
-    def _pattern(self, channels: ChannelMoments) -> Tensor | None:
-        """The outlier pattern, where there are channels and tokens enough to speak of one."""
-        counts = TokenHistograms.of(self.tokens).kurtosis
-        if min(len(channels.n), int(counts[: KURTOSIS.bins].sum())) < _ENOUGH:
-            return None
-        median = KURTOSIS.quantile(counts, 0.5)
-        found = outlier_pattern(channels.kurtosis(), torch.tensor([median], dtype=torch.float64))
-        return None if bool(found.isnan()) else found
+    @classmethod
+    def values(cls, states: Sequence["MomentsOfTensor"]) -> Values:
+        """Moments under their names, those of parts as ``channel_kurtosis_p90`` and alike."""
+        channels = torch.stack([state.channels for state in states])
+        tokens = torch.stack([state.tokens for state in states])
+        nan, infinite = torch.stack([state.nonfinite for state in states]).double().unbind(-1)
+        every = torch.ones(len(states), dtype=torch.bool)
+        n, _, m2, _, _, absmax = channels.unbind(1)
+        kurtosis, there = kurtosis_of_channels(channels)
+        std = (m2 / n.clamp(min=1)).sqrt()
+        return {
+            **of_tensor(channels),
+            "nan": (nan, every),
+            "infinite": (infinite, every),
+            **over_channels("channel_kurtosis", kurtosis, there),
+            **over_channels("channel_std", std, n > 0),
+            **over_channels("channel_absmax", absmax, n > 0),
+            **of_tokens(tokens),
+            "outlier_pattern": _pattern(kurtosis, there, TokenHistograms.of(tokens).kurtosis),
+        }
 
     def arrays(self) -> Mapping[str, Tensor]:
         """Moments of each channel, and histograms over tokens in quarter octaves."""
@@ -77,6 +87,14 @@ class MomentsOfTensor:
             "token_absmax": largest,
             "token_kurtosis": kurtosis,
         }
+
+
+def _pattern(kurtosis: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The outlier patterns, where there are channels and tokens enough to speak of one."""
+    above, some = over_channels("ln", kurtosis.log(), there)["ln_median"]
+    found = of_medians(above, KURTOSIS.quantiles(tokens, (0.5,))[..., 0].log())
+    enough = (tokens[..., : KURTOSIS.bins].sum(-1) >= _ENOUGH) & (kurtosis.shape[-1] >= _ENOUGH)
+    return found, some & enough & ~found.isnan()
 
 
 class Moments:

@@ -1,7 +1,7 @@
 """What happens when a hook hands a tensor over."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ from qprobe.probes.pending import Pending
 from qprobe.probes.summary import Summary, TokenSample
 from qprobe.records.schema import Role
 from qprobe.sites import Attended, Capture, Site
+from qprobe.sites.attending import ATTENDING, Drawn
 from qprobe.sites.calls import in_backward
 
 _BACKWARD: Final = frozenset({Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.WEIGHT, Role.BRANCH})
@@ -41,6 +42,24 @@ class _Wanted:
     interval: int = 0
     alone: list[Slot] = field(default_factory=list)
     together: list[Slot] = field(default_factory=list)
+
+
+class _Drawing(Mapping[Role, Tensor]):
+    """Logits or probabilities, computed for who reads them."""
+
+    def __init__(self, role: Role, drawn: Drawn) -> None:
+        self._role, self._drawn = role, drawn
+
+    def __getitem__(self, role: Role) -> Tensor:
+        if role is not self._role:
+            raise KeyError(role)
+        return self._drawn.tensor(role)
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter((self._role,))
+
+    def __len__(self) -> int:
+        return 1
 
 
 class Observer:
@@ -74,8 +93,8 @@ class Observer:
         self._states: dict[Slot, State] = {}
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
-        #: The slots that had nothing to see when they looked.
-        self.idle: set[Slot] = set()
+        #: Slots whose probe has looked, whether or not there was something to see.
+        self.looked: set[Slot] = set()
         self._references: dict[str, Tensor] = {}
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
@@ -98,6 +117,19 @@ class Observer:
         capture = self._capture
         if self._wanted and capture and self._counts(site, recording=capture.recording):
             self._look(site, tensor, capture.passing)
+
+    def drawn(self, site: Site, drawn: Drawn) -> None:
+        """A sample of an attention, from a hook that runs."""
+        wanted, capture = self._wanted.get(site.merged), self._capture
+        if wanted is None or capture is None or not self._counts(site, recording=capture.recording):
+            return
+        if wanted.together or wanted.measure is not None:
+            self._look(site, drawn.tensor(site.role), capture.passing)
+            return
+        with self._lock:
+            self.looks += 1
+            for slot in wanted.alone:
+                self._observe(slot, _Drawing(site.role, drawn), capture.passing)
 
     def attend(self, sites: Sequence[Site], attended: Attended) -> None:
         """What logits are made of, from a hook that is being traced."""
@@ -133,7 +165,6 @@ class Observer:
         """Look for these slots, each charged to an interval; gives the sites to watch."""
         self._wanted, self._intervals = {}, {}
         self._pending.clear()
-        self.idle.clear()
         for slot, interval in slots:
             self._intervals[slot] = interval
             for site in slot.sites:
@@ -154,6 +185,7 @@ class Observer:
         for site, summary in summaries.items():
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
+        self.looked.clear()
         self._pending.clear()
         return states, summaries
 
@@ -225,28 +257,29 @@ class Observer:
             tensors[Role.WEIGHT] = weight.detach()
         self._observe(slot, tensors, passing)
 
-    def _observe(self, slot: Slot, tensors: dict[Role, Tensor], passing: int) -> None:
+    def _observe(self, slot: Slot, tensors: Mapping[Role, Tensor], passing: int) -> None:
         began = self._clock()
-        own = tensors[slot.site.role]
+        dims = 4 if slot.site.role in ATTENDING else tensors[slot.site.role].dim()
         view = SiteView(
             site=slot.site,
             module=slot.module,
             tensors=tensors,
             attended=None if self._capture is None else self._capture.attended,
-            axis=channel_axis(slot.site, slot.module, own.dim()),
+            axis=channel_axis(slot.site, slot.module, dims),
             step=self.step,
             draw=draw_of(self.step, passing),
             loss_scale=self.loss_scale,
             memory=slot.memory,
+            beside=slot.beside,
         )
         try:
             state = slot.probe.observe(view)
         except Exception as error:
-            error.add_note(f"while the probe {slot}, shape {list(own.shape)}, was looking")
+            shape = list(tensors[slot.site.role].shape)
+            error.add_note(f"while the probe {slot}, shape {shape}, was looking")
             raise
-        if state is None:
-            self.idle.add(slot)
-        else:
+        self.looked.add(slot)
+        if state is not None:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from qprobe.probes.base import Field, SiteView
 from qprobe.probes.composite import Composite
-from qprobe.probes.operands import PerOperand, Taken, taken, wanted
+from qprobe.probes.operands import PerOperand, Taken, specs_at, taken, wanted
 from qprobe.probes.selection import multiplies
+from qprobe.quant.products import Setup
 from qprobe.quant.recipe import QuantRecipe
 from qprobe.records.schema import Role
 from qprobe.sites import Site
@@ -63,6 +64,9 @@ class OperandError:
 
     def selects(self, site: Site) -> bool:
         return multiplies(site)
+
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        return bool(specs_at(site, self._wanted or setup))
 
     def observe(self, view: SiteView) -> PerOperand[ErrorOfProduct] | None:
         return PerOperand.of({one.key: _judge(one) for one in taken(view, self._wanted)})

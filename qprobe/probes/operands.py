@@ -16,7 +16,9 @@ from qprobe.quant.products import Role as Place
 from qprobe.quant.products import Setup, faithful, operand_of
 from qprobe.quant.quantize import Grid, Operand, on_grid
 from qprobe.quant.recipe import QuantRecipe
+from qprobe.quant.spec import QuantSpec
 from qprobe.records.schema import Role
+from qprobe.sites import Site
 
 _PLACES = (
     *(Place("fprop", "x"), Place("fprop", "w")),
@@ -36,6 +38,15 @@ def wanted(recipe: str | QuantRecipe | None) -> Setup | None:
             "another recipe, or for none: then each layer is seen under its own."
         )
     return setup
+
+
+def specs_at(site: Site, setup: Setup | None) -> list[QuantSpec]:
+    """How products quantize the site's tensor anew under a setup."""
+    if setup is None or site.role not in OPERANDS:
+        return []
+    places = (place for place in _PLACES if place.operand == OPERANDS[site.role])
+    every = (setup.recipe.how(place.gemm, place.operand) for place in places)
+    return [how for how in every if isinstance(how, QuantSpec)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

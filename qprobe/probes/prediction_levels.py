@@ -65,6 +65,10 @@ class OutputLevels:
         """The last of them."""
         return sites[-1:]
 
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        wanted = self._asked or setup
+        return wanted is not None and wanted.recipe.fprop.quantizes
+
     def observe(self, view: SiteView) -> PredictionLevels | None:
         setup = self._asked or view.setup
         if setup is None or view.module is None or not setup.recipe.fprop.quantizes:

@@ -7,6 +7,7 @@ from qprobe.probes import ranks
 from qprobe.probes.assignment import Slot
 from qprobe.probes.axis import channel_axis
 from qprobe.probes.base import JointProbe, Probe, SiteView, State
+from qprobe.probes.batched import Batched, scalars_of
 from qprobe.probes.observer import Observer, draw_of
 from qprobe.probes.packing import on_host, pack
 from qprobe.probes.summary import Summary
@@ -28,9 +29,10 @@ class Results:
         found: dict[str, dict[Column, float]] = {}
         for name, states in self.states.items():
             values = found.setdefault(name, {})
-            for site, state in states.items():
-                for key, value in state.scalars().items():
-                    values[Column(site.name, str(site.role), name, key)] = float(value)
+            for site, scalars in zip(states, _scalars(list(states.values())), strict=True):
+                where, role = site.name, str(site.role)
+                for key, value in scalars.items():
+                    values[Column(where, role, name, key)] = value
         return found
 
     def arrays(self, step: int) -> list[Array]:
@@ -50,42 +52,47 @@ class Results:
         ]
 
 
-def results(
-    slots: tuple[Slot, ...],
-    armed: Iterable[Slot],
-    states: Mapping[Slot, State],
-    summaries: Mapping[Site, Summary],
-    observer: Observer,
-) -> Results | None:
+def _scalars(states: list[State]) -> list[dict[str, float]]:
+    """The scalars of each; of states that can be taken together, together."""
+    batched = [(place, one) for place, one in enumerate(states) if isinstance(one, Batched)]
+    together = dict(
+        zip([p for p, _ in batched], scalars_of([one for _, one in batched]), strict=True)
+    )
+    return [
+        together[place]
+        if place in together
+        else {key: float(value) for key, value in state.scalars().items()}
+        for place, state in enumerate(states)
+    ]
+
+
+def results(slots: tuple[Slot, ...], armed: Iterable[Slot], observer: Observer) -> Results | None:
     """Bring states and summaries of all processes to the host of the first, in one copy each.
 
     None on the other processes. Probes of summaries look here, when all is merged.
     """
     numbers = {slot: number for number, slot in enumerate(slots)}
-    merged_states: dict[int, State] = {}
-    merged_summaries: dict[Site, Summary] = {}
-    mine = ({numbers[slot]: state for slot, state in states.items()}, dict(summaries))
-    if ranks.size() == 1:
-        merged_states, merged_summaries = on_host(mine)
-    else:
-        parts = ranks.gather(pack(mine))
-        if parts is None:
-            return None
-        whole = {slot.site for slot in slots if slot.replicated}
-        merged_states, merged_summaries = parts[0]
-        for theirs, others in parts[1:]:  # all have the same weights, unless they are sharded
-            seen = {n: one for n, one in theirs.items() if slots[n].site not in whole}
-            ranks.merge(merged_states, seen)
-            ranks.merge(
-                merged_summaries, {at: one for at, one in others.items() if at not in whole}
-            )
-    found = {slots[number]: state for number, state in merged_states.items()}
+    looked = {numbers[slot] for slot in observer.looked}
+    states, summaries = observer.take()
+    mine = ({numbers[slot]: state for slot, state in states.items()}, summaries, looked)
+    parts = [on_host(mine)] if ranks.size() == 1 else ranks.gather(pack(mine))
+    if parts is None:
+        return None
+    whole = {slot.site for slot in slots if slot.replicated}
+    merged, merged_summaries, looked = parts[0]
+    for theirs, others, too in parts[1:]:  # all have the same weights, unless they are sharded
+        ranks.merge(merged, {n: one for n, one in theirs.items() if slots[n].site not in whole})
+        ranks.merge(merged_summaries, {at: s for at, s in others.items() if at not in whole})
+        looked |= too
+    found = {slots[number]: state for number, state in merged.items()}
+    seen = {slots[number] for number in looked}
     for slot in armed:
         if slot.measure is not None and slot.site in merged_summaries:
+            seen.add(slot)
             state = _of_summary(slot, merged_summaries[slot.site], observer)
             if state is not None:
                 found[slot] = state
-    return Results(states=_by_probe(found), seen=frozenset(found) | observer.idle)
+    return Results(states=_by_probe(found), seen=frozenset(seen))
 
 
 def _of_summary(slot: Slot, summary: Summary, observer: Observer) -> State | None:

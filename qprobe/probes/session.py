@@ -294,8 +294,7 @@ class Session:
         """Flush what the armed probes have seen, and count what it cost."""
         self._read_weights(self._capture.parameters)
         spent, self._observer.spent = self._observer.spent, {}
-        states, summaries = self._observer.take()
-        found = results(self._slots, self._armed, states, summaries, self._observer)
+        found = results(self._slots, self._armed, self._observer)
         self._looks += 1
         self._capture.turn += 1
         self._write_waiting(flush=False)

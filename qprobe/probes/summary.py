@@ -26,7 +26,12 @@ from qprobe.errors import InputError
 from qprobe.native import Observation, Sampled
 from qprobe.probes import summary_eager, summary_native
 from qprobe.probes.summary_fields import Fields, Sample, words
-from qprobe.probes.summary_scalars import of_tensor, of_tokens, over_channels
+from qprobe.probes.summary_scalars import (
+    kurtosis_of_channels,
+    of_tensor,
+    of_tokens,
+    over_channels,
+)
 from qprobe.quant.fold import fold
 from qprobe.stats.histogram import MagnitudeHistogram
 from qprobe.stats.moments import Moments
@@ -194,15 +199,15 @@ class Summary:
 
     def scalars(self) -> Mapping[str, Tensor]:
         """What is known, as float64 without axes; what has no value is not in it."""
-        found = {"n": self.moments().n.sum()}
-        found["nan"], found["infinite"] = self.fields.nonfinite.double()
-        return found | (
-            self._of_channels() | of_tokens(self.fields.token_histograms()) | self._of_sample()
+        channels = self.fields.channels[None]
+        stacked = (
+            of_tensor(channels)
+            | over_channels("channel_kurtosis", *kurtosis_of_channels(channels))
+            | of_tokens(self.fields.tokens[None])
         )
-
-    def _of_channels(self) -> dict[str, Tensor]:
-        channels = self.moments()
-        return of_tensor(channels) | over_channels("channel_kurtosis", channels.kurtosis())
+        found = {key: value[0] for key, (value, exists) in stacked.items() if bool(exists[0])}
+        found["nan"], found["infinite"] = self.fields.nonfinite.double()
+        return found | self._of_sample()
 
     def _of_sample(self) -> dict[str, Tensor]:
         signal, nvfp4, int4 = self.fields.energy

@@ -26,9 +26,9 @@ def words(channels: int) -> int:
 
 
 def _cut(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Views of so many elements each, one after the other."""
+    """Views of so many elements each of the last axis, one after the other."""
     ends = list(accumulate(sizes))
-    return [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    return [values[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class TokenHistograms(NamedTuple):
 
     @classmethod
     def of(cls, tokens: Tensor) -> Self:
-        """Views of :attr:`Fields.tokens`."""
+        """Views of :attr:`Fields.tokens`, or of several of them ``[..., size]``."""
         return cls(*_cut(tokens, _TOKENS))
 
 

@@ -2,9 +2,10 @@
 
 from qprobe.quant.attention import ScaledDotProduct
 from qprobe.quant.catalogue import recipe, recipes
-from qprobe.quant.convert import Conversion, LeftAlone, convert, override
+from qprobe.quant.convert import Conversion, LeftAlone, convert, override, restored
 from qprobe.quant.formats import INT3, INT4, INT8, MXFP4, NVFP4, BlockFormat, Format, IntFormat
 from qprobe.quant.hadamard import rotate
+from qprobe.quant.overrides import read_overrides
 from qprobe.quant.products import Quantizer, Role
 from qprobe.quant.quantize import Operand, Quantized, fake_quantize, quantize
 from qprobe.quant.recipe import REUSE_FPROP, Gemm, QuantRecipe, Source
@@ -39,7 +40,9 @@ __all__ = [
     "fake_quantize",
     "override",
     "quantize",
+    "read_overrides",
     "recipe",
     "recipes",
+    "restored",
     "rotate",
 ]

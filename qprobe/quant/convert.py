@@ -1,6 +1,7 @@
 """Put a model under a recipe, in place, and say what was left alone and why."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeGuard, get_args
@@ -169,6 +170,42 @@ def override(
     return Conversion(names, tuple(converted), tuple(left_alone))
 
 
+@contextmanager
+def restored(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
+    """Single quantized layers in high precision inside, and exactly as they were after.
+
+    What :func:`override` does with ``"bf16"``, on loan: a layer comes back with its own recipe,
+    quantizer and generator. ``paths`` are exact.
+
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8))
+    >>> _ = convert(model, "nvfp4")
+    >>> with restored(model, ["1"]):
+    ...     type(model[1]) is nn.Linear
+    True
+    >>> model[1].recipe.name
+    'nvfp4'
+    """
+    modules = dict(model.named_modules())  # once: this is done thousands of times in a search
+    setups: dict[nn.Module, Setup] = {}
+    for path in paths:
+        module = modules.get(path)
+        if module is None or not _is_quantized(module):
+            known = [name for name, one in modules.items() if _is_quantized(one)]
+            raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
+        setups[module] = module.setup
+    _check_changeable({path: modules[path] for path in paths})
+    encoders = [one for one in modules.values() if any(isinstance(one, k) for k in _FAST_PATHS)]
+    try:
+        for module in setups:
+            _apply(module, None)
+        _settle(encoders)
+        yield
+    finally:
+        for module, setup in setups.items():
+            _apply(module, setup)
+        _settle(encoders)
+
+
 def _check_types(model: object, generator: object) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"a model is a torch.nn.Module, got a {type(model).__name__}.")
@@ -293,7 +330,11 @@ def _apply(module: nn.Module, setup: Setup | None) -> None:
 
 def _settle_fast_paths(model: nn.Module) -> None:
     """Keep PyTorch's encoders from reading weights of quantized layers instead of calling them."""
-    for module in model.modules():
+    _settle(model.modules())
+
+
+def _settle(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
         for kind, switch in _FAST_PATHS.items():
             if isinstance(module, kind) and hasattr(module, switch):
                 mine = vars(module)

@@ -11,7 +11,7 @@ Quantized operands are multiplied in float32 and the product takes the activatio
 the hardware does with bfloat16 (exact products, float32 sums, one rounding) is what happens here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -180,6 +180,12 @@ class Setup:
     recipe: QuantRecipe
     quantizer: Quantizer = faithful
     generator: torch.Generator | None = None
+
+
+def first_setup(modules: Iterable[object]) -> Setup | None:
+    """The setup of the first of some modules that has one; None where all are plain."""
+    found = (getattr(module, "setup", None) for module in modules)
+    return next((setup for setup in found if isinstance(setup, Setup)), None)
 
 
 class _Products(torch.autograd.Function):
@@ -363,3 +369,9 @@ def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
     """The products, outside compiled graphs: their kernels are opaque to the compiler."""
     with without_autocast(x.device):
         return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]
+
+
+def fprop_weight(w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    """The weight as the forward product sees it, in its own shape."""
+    with without_autocast(w.device):
+        return _take(w.detach(), setup.recipe.fprop.b, Role("fprop", "w"), kernel, setup)

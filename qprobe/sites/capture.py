@@ -1,7 +1,7 @@
 """The tensors at chosen sites of a model while it runs and trains as it would anyway."""
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,21 +13,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from qprobe.errors import InputError
-from qprobe.quant.attention import ScaledDotProduct
 from qprobe.records.schema import Role
-from qprobe.sites.attention import (
-    Attended,
-    Logits,
-    Sampling,
-    inputs_of_multihead,
-    of_multihead,
-    of_product,
-)
+from qprobe.sites.attending import Attending, Drawing, Drawn
+from qprobe.sites.attention import Attended, Logits, Sampling
 from qprobe.sites.calls import in_backward
 from qprobe.sites.dataflow import first_tensor
 from qprobe.sites.discover import Owner, by_path, owners
 from qprobe.sites.intercept import Intercept
-from qprobe.sites.site import Site
+from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
 from qprobe.sites.watch import Watch, local_part, weight_of
 
@@ -102,7 +95,9 @@ class Capture:
         self._receive = receive
         self._sites = tuple(dict.fromkeys(sites))
         self._missing = set(self._sites)
-        self._watches, foreign = self._split(trace)
+        owned = by_path(owners(model))
+        self._watches, foreign = self._split(trace, owned)
+        self._attending = Attending(owned, self._sites, self)
         self._intercept = Intercept(model, foreign, trace, self) if trace and foreign else None
         self._foreign: frozenset[Site] = frozenset(foreign)
         self._intercepting = self._intercept is not None
@@ -123,6 +118,7 @@ class Capture:
                 add = self._model.register_forward_pre_hook
                 self._handles.append(add(begin, with_kwargs=True))
                 self._handles.append(self._model.register_forward_hook(end, always_call=True))
+            self._handles += self._attending.hook(self._model)
             for watch in self._watches:
                 hook = partial(self._called, watch)
                 module = watch.owner.module
@@ -146,6 +142,7 @@ class Capture:
         armed = None if sites is None else frozenset(sites)
         for watch in self._watches:
             watch.arm(armed)
+        self._attending.arm(armed)
         self._intercepting = bool(self._foreign if armed is None else self._foreign & armed)
 
     @property
@@ -179,13 +176,7 @@ class Capture:
         if torch.compiler.is_compiling():
             self._receive(site, tensor.detach())
             return
-        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-            if _get_current_dispatch_mode() is None:
-                self._receive(site, tensor.detach())
-            else:
-                # Selective checkpointing counts operations; the receiver's are not the model's.
-                with _disable_current_modes():
-                    self._receive(site, tensor.detach())
+        _apart(lambda: self._receive(site, tensor.detach()))
         self._seen(site)
 
     def weight(self, site: Site) -> Tensor | None:
@@ -207,9 +198,27 @@ class Capture:
         """Hand over logits and probabilities of a sample, as far as ``sites`` ask for them."""
         take = getattr(self._receive, "attend", None)
         if take is None or not torch.compiler.is_compiling():
-            self._attend(list(sites), attended, self.sampling)
+            made_of = self._attending.known(attended)
+            self.draw(sites, Drawn(made_of=made_of, sampling=self.sampling, turn=self.turn))
         elif sites:  # what to sample is decided while it runs, not while it is traced
             take(list(sites), attended)
+
+    def draw(self, sites: Iterable[Site], drawn: Drawn) -> None:
+        """Hand over a sample of an attention; a receiver with a method ``drawn`` gets it as such.
+
+        It then computes no logits that nobody looks at.
+        """
+        look: Drawing | None = getattr(self._receive, "drawn", None)
+        self.attended = drawn.attended
+        try:
+            for site in sites:
+                if look is None:
+                    self.deliver(site, drawn.tensor(site.role))
+                else:
+                    _apart(partial(look, site, drawn))
+                    self._seen(site)
+        finally:
+            self.attended = None
 
     def on_gradient(self, tensor: Tensor, hook: Any) -> None:
         """Call ``hook`` with the gradient of ``tensor``, as long as this context lasts."""
@@ -217,9 +226,10 @@ class Capture:
         if not torch.compiler.is_compiling():
             self._gradients.append(handle)
 
-    def _split(self, trace: Trace | None) -> tuple[list[Watch], list[Site]]:
+    def _split(
+        self, trace: Trace | None, owned: Mapping[str, Owner]
+    ) -> tuple[list[Watch], list[Site]]:
         """What modules own, and what is computed inside them."""
-        owned = by_path(owners(self._model))
         traced = set(trace.sites) if trace else set()
         plan: dict[str, tuple[Owner, list[Site]]] = {}
         foreign: list[Site] = []
@@ -286,13 +296,13 @@ class Capture:
         index = self._number(watch, again=again)
         if not again:
             if wanted.output is not None and (made := first_tensor(output)) is not None:
-                self.deliver(_numbered(wanted.output, index), made)
+                self.deliver(numbered(wanted.output, index), made)
             if wanted.input is not None:
                 taken = first_tensor(args) if args else first_tensor(kwargs)
                 if taken is not None:
-                    self.deliver(_numbered(wanted.input, index), taken)
+                    self.deliver(numbered(wanted.input, index), taken)
             if watch.attends:
-                self._attention(watch, index, args, kwargs)
+                self._attending.called(module, wanted, index, (args, kwargs))
         if wanted.gradient is not None:
             self._gradient(watch, wanted.gradient, index, output)
 
@@ -315,7 +325,7 @@ class Capture:
             if (watch, index) in self._graded:
                 return
             self._graded.add((watch, index))
-        site = _numbered(wanted, index)
+        site = numbered(wanted, index)
         base = _private_base(tensor, watch.owner.module)
         if torch.compiler.is_compiling():
             self.on_gradient(tensor, partial(self.deliver, site))
@@ -334,54 +344,16 @@ class Capture:
         finally:
             self.passing = now
 
-    def _attention(
-        self, watch: Watch, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        module = watch.owner.module
-        wanted = watch.everything if torch.compiler.is_compiling() else watch.armed
-        if wanted is None:
-            return
-        sites = [_numbered(site, index) for site in wanted.logits]
-        if isinstance(module, nn.MultiheadAttention):
-            given = inputs_of_multihead(args, kwargs)
-            for site in wanted.inputs:
-                self.deliver(_numbered(site, index), given["query"])
-            self._multihead(module, sites, given)
-        elif isinstance(module, ScaledDotProduct):
-            attended, values = of_product(module.scale, args, kwargs)
-            for site in wanted.inputs:
-                self.deliver(site, (attended.q, attended.k, values)[site.index])
-            self.attend(sites, attended)
 
-    def _multihead(
-        self, module: nn.MultiheadAttention, sites: list[Site], given: dict[str, Any]
-    ) -> None:
-        if not sites:
-            return
-        compiling = torch.compiler.is_compiling()
-        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-            attended = of_multihead(module, given, self.sampling, 0 if compiling else self.turn)
-        if compiling:
-            self.attend(sites, attended)
-        else:  # its batch items are the sample already
-            self._attend(sites, attended, replace(self.sampling, samples=None))
-
-    def _attend(self, sites: list[Site], attended: Logits, sampling: Sampling) -> None:
-        if not sites:
-            return
-        with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-            logits = attended.logits(sampling, self.turn)
-            probabilities = logits.softmax(-1)
-        self.attended = attended if isinstance(attended, Attended) else None
-        try:
-            for site in sites:
-                self.deliver(site, logits if site.role is Role.ATTN_LOGITS else probabilities)
-        finally:
-            self.attended = None
-
-
-def _numbered(site: Site, index: int) -> Site:
-    return replace(site, index=index) if index else site
+def _apart(look: Callable[[], None]) -> None:
+    """Call ``look`` so that what it computes is no part of what the model computes."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+        if _get_current_dispatch_mode() is None:
+            look()
+        else:
+            # Selective checkpointing counts operations; the receiver's are not the model's.
+            with _disable_current_modes():
+                look()
 
 
 def _private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:

@@ -35,6 +35,16 @@ _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (ScaledDotProduct, "attention"),
     (Tap, "tap"),
 )
+#: Modules of Transformer Engine by the name of their class: kind, and roles of passing tensors. A
+#: layer that a norm is fused into multiplies the norm's result, so its input is no operand.
+_TRANSFORMER_ENGINE: Mapping[str, tuple[str, tuple[Role, ...]]] = {
+    "Linear": ("linear", (Role.INPUT, Role.OUTPUT, Role.GRAD_OUTPUT)),
+    "LayerNormLinear": ("linear", (Role.OUTPUT, Role.GRAD_OUTPUT)),
+    "LayerNormMLP": ("mlp", (Role.INPUT, Role.OUTPUT, Role.GRAD_OUTPUT)),
+    "LayerNorm": ("norm", (Role.INPUT, Role.OUTPUT, Role.GRAD_OUTPUT)),
+    "RMSNorm": ("norm", (Role.INPUT, Role.OUTPUT, Role.GRAD_OUTPUT)),
+    "DotProductAttention": ("attention", (Role.OUTPUT, Role.GRAD_OUTPUT)),
+}
 #: Norms that libraries write themselves, such as ``LlamaRMSNorm`` or ``LayerNorm2d``.
 _NORM = re.compile(r"Norm(?:\dd)?$")
 
@@ -112,6 +122,8 @@ def kind_of(module: nn.Module) -> str | None:
     for base, kind in _KINDS:
         if isinstance(module, base):
             return kind
+    if _is_of(module, "transformer_engine"):
+        return _TRANSFORMER_ENGINE.get(type(module).__name__, (None, ()))[0]
     if stores_transposed(module):
         return "linear"
     if _of_transformers(module) and _is_attention(module):
@@ -177,7 +189,11 @@ def stores_transposed(module: nn.Module) -> bool:
 
 
 def _of_transformers(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("transformers.")
+    return _is_of(module, "transformers")
+
+
+def _is_of(module: nn.Module, library: str) -> bool:
+    return type(module).__module__.startswith(f"{library}.")
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -195,10 +211,12 @@ def _name(path: str, module: nn.Module) -> str:
 def _roles(module: nn.Module, kind: str) -> tuple[Role, ...]:
     if kind == "tap":
         return (Role.OUTPUT, Role.GRAD_OUTPUT)
-    if kind == "attention":
+    if kind == "attention" and not _is_of(module, "transformer_engine"):
         # Only a module that is called with queries and keys can give their logits.
         return _PASSING + (_ATTENDING if isinstance(module, ScaledDotProduct) else ())
-    passing = _PASSING[1:] if kind == "embedding" else _PASSING
+    passing: tuple[Role, ...] = _PASSING[1:] if kind == "embedding" else _PASSING
+    if _is_of(module, "transformer_engine"):
+        _, passing = _TRANSFORMER_ENGINE[type(module).__name__]
     if parametrize.is_parametrized(module):  # to read such a weight may change the model
         return passing
     weighted = isinstance(getattr(module, "weight", None), nn.Parameter)
@@ -226,3 +244,22 @@ def _shared(named: Iterable[tuple[str, nn.Module | Tensor]]) -> dict[str, tuple[
 def by_path(found: Iterable[Owner]) -> Mapping[str, Owner]:
     """Owners by the name of their sites."""
     return {owner.path: owner for owner in found}
+
+
+def linears_beside(path: str, owned: Mapping[str, Owner]) -> tuple[nn.Module, ...]:
+    """The linear layers of the module in which the attention ``path`` is, or nearest around it.
+
+    >>> block = nn.ModuleDict({"q": nn.Linear(2, 2), "attend": ScaledDotProduct()})
+    >>> owned = by_path(owners(nn.ModuleDict({"block": block, "head": nn.Linear(2, 1)})))
+    >>> linears_beside("block.attend", owned), linears_beside("block/sdpa.0", owned)
+    ((Linear(in_features=2, out_features=2, bias=True),), (Linear(in_features=2, ...),))
+    """
+    around = path.partition("/")[0].removeprefix(ROOT)
+    while True:
+        prefix = f"{around}." if around else ""
+        inside = (one for one in owned.values() if one.path.startswith(prefix))
+        found = [one.module for one in inside if one.kind == "linear" and one.path != around]
+        found = [one for one in found if not isinstance(one, nn.MultiheadAttention)]
+        if found or not around:
+            return tuple(dict.fromkeys(found))
+        around = around.rpartition(".")[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qprobe.quant.products import Setup
+from qprobe.quant.products import Setup, first_setup
 
 
 class Rows(NamedTuple):
@@ -32,6 +32,8 @@ class Projection:
     input: Tensor
     weight: Tensor
     bias: Tensor | None
+    #: The layer.
+    module: torch.nn.Module | None = None
     #: Where the output began in its storage.
     offset: int = 0
     setup: Setup | None = None
@@ -81,16 +83,17 @@ class Projections:
     def note(self, module: torch.nn.Module, x: Tensor, y: Tensor) -> None:
         """``module``, a linear layer, has returned ``y``. Its input is kept as long as ``y``."""
         weight: Tensor = module.weight  # type: ignore[assignment]
-        if x.dim() != 3 or not y.is_contiguous() or y.shape[-1] not in weight.shape:
+        sharded = hasattr(weight, "to_local")
+        if sharded or x.dim() != 3 or not y.is_contiguous() or y.shape[-1] not in weight.shape:
             return
         bias = getattr(module, "bias", None)
-        setup = getattr(module, "setup", None)
         self._calls[_base(y)] = Projection(
             input=x.detach(),
             weight=weight.detach() if len(weight) == y.shape[-1] else weight.detach().mT,
             bias=None if bias is None else bias.detach(),
+            module=module,
             offset=int(y.storage_offset()),
-            setup=setup if isinstance(setup, Setup) else None,
+            setup=first_setup((module,)),
         )
 
     def of(self, q: Tensor, k: Tensor) -> tuple[Projection, Projection] | None:
@@ -102,7 +105,12 @@ class Projections:
         if any(base not in self._calls for base in bases):
             return None
         first, second = (self._calls[base] for base in bases)
-        return first, second
+        freed = any(not call.weight.untyped_storage().nbytes() for call in (first, second))
+        return None if freed else (first, second)  # a sharded weight is whole for its layer alone
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self._calls.clear()
 
 
 def _base(tensor: Tensor) -> Tensor:

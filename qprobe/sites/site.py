@@ -81,3 +81,8 @@ class Site:
             )
         index = int(match["index"] or 0)
         return cls("" if path == ROOT else path, Role(match["role"]), kind, index)
+
+
+def numbered(site: Site, index: int) -> Site:
+    """The site of a call with this number."""
+    return replace(site, index=index) if index else site

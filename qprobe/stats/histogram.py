@@ -1,7 +1,9 @@
 """Histograms with fixed edges: counts of two of them add."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Self
 
 import torch
@@ -27,7 +29,7 @@ class MagnitudeHistogram:
     ([2, 1], 1, 0, 1)
     """
 
-    #: 64 bins, then zero, NaN and infinite: int64[67].
+    #: 64 bins, then zero, NaN and infinite: int64[67], or several of these ``[..., 67]``.
     counts: Tensor
 
     @classmethod
@@ -43,19 +45,19 @@ class MagnitudeHistogram:
     @property
     def bins(self) -> Tensor:
         """The 64 octaves."""
-        return self.counts[:MAGNITUDES]
+        return self.counts[..., :MAGNITUDES]
 
     @property
     def zero(self) -> Tensor:
-        return self.counts[MAGNITUDES]
+        return self.counts[..., MAGNITUDES]
 
     @property
     def nan(self) -> Tensor:
-        return self.counts[MAGNITUDES + 1]
+        return self.counts[..., MAGNITUDES + 1]
 
     @property
     def infinite(self) -> Tensor:
-        return self.counts[MAGNITUDES + 2]
+        return self.counts[..., MAGNITUDES + 2]
 
     def log2_quantile(self, q: float) -> Tensor:
         """The octave that holds the ``q``-quantile of |x| > 0: log2 of its lower edge, float64.
@@ -66,10 +68,11 @@ class MagnitudeHistogram:
         >>> MagnitudeHistogram.of(torch.tensor([0.0, 1.0, 5.0, 6.0])).log2_quantile(0.5).item()
         2.0
         """
-        reached = self.bins.cumsum(0)
-        wanted = (reached[-1].double() * q).ceil().clamp(min=1)
-        octave = (reached.double() < wanted).sum().double() + MAGNITUDE_FIRST
-        return torch.where(reached[-1] > 0, octave, torch.nan)
+        reached = self.bins.cumsum(-1)
+        total = reached[..., -1]
+        wanted = (total.double() * q).ceil().clamp(min=1)
+        octave = (reached.double() < wanted[..., None]).sum(-1).double() + MAGNITUDE_FIRST
+        return torch.where(total > 0, octave, torch.nan)
 
     def merge(self, other: "MagnitudeHistogram") -> "MagnitudeHistogram":
         """Counts of both."""
@@ -129,18 +132,28 @@ class QuarterOctaves:
         >>> QuarterOctaves(first=0, octaves=1).quantile(torch.tensor([0, 4, 0, 0, 9]), 0.5)
         1.375
         """
-        if not 0.0 <= q <= 1.0:
-            raise InputError(f"a quantile is asked for between 0 and 1, got {q}.")
-        if counts.shape != (self.bins + 1,):
-            raise InputError(f"these edges have {self.bins} bins and one more, got {counts.shape}.")
-        each: list[int] = counts[: self.bins].tolist()
-        below, wanted = 0, q * sum(each)
-        for position, count in enumerate(each):
-            if count and below + count >= wanted:
-                low, high = self.edge(position), self.edge(position + 1)
-                return low + (high - low) * (wanted - below) / count
-            below += count
-        return None
+        found = float(self.quantiles(counts, (q,)))
+        return None if math.isnan(found) else found
+
+    def quantiles(self, counts: Tensor, shares: Sequence[float]) -> Tensor:
+        """Several of several histograms, ``[..., bins + 1]`` to float64 ``[..., shares]``.
+
+        NaN where nothing was counted.
+        """
+        for q in shares:
+            if not 0.0 <= q <= 1.0:
+                raise InputError(f"a quantile is asked for between 0 and 1, got {q}.")
+        each = self._counted(counts)
+        reached = each.cumsum(-1).double()
+        total = reached[..., -1:]
+        wanted = total * torch.tensor(shares, dtype=torch.float64, device=counts.device)
+        # The first bin that reaches far enough and was counted: half a count is in no other.
+        at = torch.searchsorted(reached, wanted.clamp(min=0.5)).clamp(max=self.bins - 1)
+        count = each.gather(-1, at).clamp(min=1)
+        below = reached.gather(-1, at) - count
+        edges = self._edges().to(counts.device)
+        low, high = edges[at], edges[at + 1]
+        return torch.where(total > 0, low + (high - low) * (wanted - below) / count, torch.nan)
 
     def largest(self, counts: Tensor) -> float | None:
         """The middle of the highest bin that was counted, within 12 %; ``None`` without counts.
@@ -148,5 +161,22 @@ class QuarterOctaves:
         >>> QuarterOctaves(first=0, octaves=1).largest(torch.tensor([0, 4, 1, 0, 9]))
         1.625
         """
-        counted = counts[: self.bins].nonzero().flatten().tolist()
-        return (self.edge(counted[-1]) + self.edge(counted[-1] + 1)) / 2 if counted else None
+        found = float(self.highest(counts))
+        return None if math.isnan(found) else found
+
+    def highest(self, counts: Tensor) -> Tensor:
+        """The same of several histograms ``[..., bins + 1]``, float64 ``[...]``; NaN: no counts."""
+        each = self._counted(counts)
+        at = (self.bins - 1) - (each.flip(-1) > 0).to(torch.uint8).argmax(-1)
+        edges = self._edges().to(counts.device)
+        return torch.where(each.sum(-1) > 0, (edges[at] + edges[at + 1]) / 2, torch.nan)
+
+    def _counted(self, counts: Tensor) -> Tensor:
+        if counts.shape[-1] != self.bins + 1:
+            raise InputError(f"these edges have {self.bins} bins and one more, got {counts.shape}.")
+        return counts[..., : self.bins]
+
+    @cache  # noqa: B019 - a few constants, whose edges never change
+    def _edges(self) -> Tensor:
+        edges = [self.edge(position) for position in range(self.bins + 1)]
+        return torch.tensor(edges, dtype=torch.float64)

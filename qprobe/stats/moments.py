@@ -133,6 +133,34 @@ class Moments:
         )
         return Moments.unpack(torch.stack(parts))
 
+    def whole(self) -> "Moments":
+        """Entries along the last axis as one, by sums about their common mean.
+
+        With d the distance of an entry's mean from it: ``M2 = Σ(M2 + n d²)``,
+        ``M3 = Σ(M3 + 3d M2 + n d³)``, ``M4 = Σ(M4 + 4d M3 + 6d² M2 + n d⁴)``. The same as
+        :meth:`total` up to rounding, in fewer operations.
+
+        >>> Moments.of(torch.tensor([[1.0, 5.0], [3.0, 7.0]]), [0]).whole().kurtosis().tolist()
+        [1.64]
+        """
+        n = self.n.sum(-1)
+        if not self.n.shape[-1]:
+            return Moments(n=n, mean=n, m2=n, m3=n, m4=n, absmax=n)
+        share = self.n / n.clamp(min=1)[..., None]
+        first = self.mean[..., :1]
+        mean = first + (share * (self.mean - first)).sum(-1, keepdim=True)
+        mean = torch.where(n[..., None] > 0, mean, 0.0)
+        d = torch.where(self.n > 0, self.mean - mean, 0.0)
+        d2, nd2 = d * d, self.n * d * d
+        return Moments(
+            n=n,
+            mean=mean[..., 0],
+            m2=(self.m2 + nd2).sum(-1),
+            m3=(self.m3 + 3.0 * d * self.m2 + nd2 * d).sum(-1),
+            m4=(self.m4 + 4.0 * d * self.m3 + 6.0 * d2 * self.m2 + nd2 * d2).sum(-1),
+            absmax=self.absmax.amax(-1),
+        )
+
     @property
     def spread(self) -> Tensor:
         """Which entries have a variance above zero: those that have a shape to speak of."""

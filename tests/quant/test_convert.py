@@ -19,8 +19,9 @@ from qprobe.quant import (
     convert,
     override,
     recipe,
+    restored,
 )
-from qprobe.quant.layers import QUANTIZED, Conv2d, Linear
+from qprobe.quant.layers import QUANTIZED, Conv2d, Linear, QuantizedLayer
 
 
 class Model(nn.Module):
@@ -342,3 +343,17 @@ def test_tied_weights_stay_tied() -> None:
     assert head.weight is table.weight
     model(torch.arange(20)).square().sum().backward()
     assert table.weight.grad is not None
+
+
+def test_a_restored_layer_comes_back_with_its_own_quantizer_after_an_error():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    convert(model, "nvfp4", layers="all")
+    override(model, {"1": "int4-tensor"})
+    setups = [layer.setup for layer in model]
+    with pytest.raises(ZeroDivisionError), restored(model, ["0", "1"]):
+        _ = 1 / sum(type(layer) is not nn.Linear for layer in model)
+    assert [layer.setup for layer in model] == setups
+    with pytest.raises(InputError, match="'2' is no quantized layer; there are 0, 1"):
+        restored(model, ["2"]).__enter__()
+    with restored(model, ["0"]):
+        assert isinstance(model[1], QuantizedLayer)

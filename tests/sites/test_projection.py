@@ -69,3 +69,21 @@ def test_the_recipe_in_force_is_known():
     y = model(x)
     seen.note(model[0], x, y)
     assert seen.of(*cut(y))[0].setup is model[0].setup
+
+
+def test_a_weight_that_is_gone_again_is_not_used():
+    layer, x, seen = nn.Linear(8, 24), torch.randn(2, 5, 8), Projections()
+    with torch.no_grad():
+        y = layer(x)
+    seen.note(layer, x, y)
+    assert seen.of(*cut(y)) is not None
+    layer.weight.untyped_storage().resize_(0)  # as sharding does after the layer has run
+    assert seen.of(*cut(y)) is None
+
+
+def test_calls_are_forgotten():
+    layer, x, seen = nn.Linear(8, 24), torch.randn(2, 5, 8), Projections()
+    y = layer(x)
+    seen.note(layer, x, y)
+    seen.clear()
+    assert seen.of(*cut(y)) is None

@@ -1,10 +1,10 @@
 """Models that nobody here wrote: MONAI and Hugging Face, from their configurations."""
 
-import warnings
 from collections import Counter
 
 import pytest
 import torch
+from sites.foreign import gpt2, llama, made, segformer, swin, swin_unetr, unet, vit
 from sites.zoo import hooks_of, loss_of
 from torch.utils._pytree import tree_leaves
 
@@ -16,113 +16,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default"),  # theirs are not ours to fix
 ]
-HF = "transformers is not installed: it is no dependency of qprobe"
-MONAI = "MONAI is not installed: pip install 'qprobe[medical]'"
-
-
-def tokens():
-    return {"input_ids": torch.randint(0, 64, (2, 7))}
-
-
-def images(side, channels=3):
-    return {"pixel_values": torch.randn(2, channels, side, side)}
-
-
-def llama(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
-    config = hf.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation=attention,
-    )
-    return hf.LlamaForCausalLM(config), tokens()
-
-
-def gpt2(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
-    config = hf.GPT2Config(
-        vocab_size=64,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-        attn_implementation=attention,
-    )
-    batch = tokens()
-    return hf.GPT2LMHeadModel(config), {**batch, "labels": batch["input_ids"]}
-
-
-def vit(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
-    config = hf.ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=32,
-        patch_size=8,
-        attn_implementation=attention,
-    )
-    return hf.ViTForImageClassification(config), images(32)
-
-
-def segformer(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
-    config = hf.SegformerConfig(
-        depths=[1] * 4,
-        hidden_sizes=[8, 16, 24, 32],
-        decoder_hidden_size=16,
-        num_attention_heads=[1, 2, 3, 4],
-        attn_implementation=attention,
-    )
-    return hf.SegformerForSemanticSegmentation(config), images(64)
-
-
-def swin(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
-    config = hf.SwinConfig(
-        image_size=32,
-        patch_size=2,
-        embed_dim=8,
-        depths=[2, 2],
-        num_heads=[2, 4],
-        window_size=4,
-        attn_implementation=attention,
-    )
-    return hf.SwinModel(config), images(32)
-
-
-def unet(_):
-    nets = pytest.importorskip("monai.networks.nets", reason=MONAI)
-    model = nets.UNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=2,
-        channels=(4, 8, 16),
-        strides=(2, 2),
-        num_res_units=2,
-    )
-    return model, {"x": torch.randn(2, 1, 32, 32)}
-
-
-def swin_unetr(_):
-    nets = pytest.importorskip("monai.networks.nets", reason=MONAI)
-    model = nets.SwinUNETR(
-        in_channels=1,
-        out_channels=2,
-        feature_size=12,
-        spatial_dims=2,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 2, 2, 4),
-    )
-    return model, {"x_in": torch.randn(2, 1, 64, 64)}
-
-
 # Attentions and fusions, counted by hand in the sources.
 CASES = [
     (llama, "sdpa", 2, {"add": 4, "gate": 2}),
@@ -139,13 +32,6 @@ CASES = [
     (swin_unetr, "none", 4, {"add": 18, "cat": 5}),
 ]
 FOREIGN = pytest.mark.parametrize(("make", "attention", "attentions", "fusions"), CASES)
-
-
-def made(make, attention):
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return make(attention)
 
 
 def train(model, batch):

@@ -11,6 +11,7 @@ from qprobe.errors import InputError
 from qprobe.stats import (
     End,
     Operator,
+    block_traces,
     hutchinson_trace,
     quadratic_form,
     spectral_density,
@@ -278,3 +279,18 @@ def test_what_cannot_be_asked_is_refused(call, message, generator):
 def test_products_that_cannot_be_are_refused(product, message):
     with pytest.raises(InputError, match=message):
         Operator(matvec=product, size=4)(torch.ones(4))
+
+
+def test_traces_of_blocks(generator):
+    matrix = turned([9.0, 5.0, 2.0, 1.0, 0.5, 0.1])
+    found = block_traces(operator_of(matrix), [1, 3, 2], 400, generator)
+    for one, at, size in zip(found, (0, 1, 4), (1, 3, 2), strict=True):
+        assert one.stderr is not None
+        exact = float(matrix[at : at + size, at : at + size].trace())
+        assert abs(one.estimate - exact) < 3.5 * one.stderr
+
+
+@pytest.mark.parametrize("sizes", [[], [6, 0], [3, 2], [4, 4]])
+def test_blocks_make_up_the_operator(sizes, generator):
+    with pytest.raises(InputError, match="do not make up an operator of 6 rows"):
+        block_traces(operator_of(turned(SPECTRA["mixed"])), sizes, 2, generator)

@@ -57,3 +57,29 @@ def test_no_counts_have_no_quantile_and_bad_questions_are_refused():
         edges.quantile(torch.zeros(5), 1.5)
     with pytest.raises(InputError, match="4 bins and one more"):
         edges.quantile(torch.zeros(4), 0.5)
+
+
+def slow_quantile(edges, counts, q):
+    below, wanted = 0, q * sum(counts[: edges.bins])
+    for position, count in enumerate(counts[: edges.bins]):
+        if count and below + count >= wanted:
+            low, high = edges.edge(position), edges.edge(position + 1)
+            return low + (high - low) * (wanted - below) / count
+        below += count
+    return float("nan")
+
+
+def test_several_quantiles_of_several_histograms_are_those_of_each(generator):
+    edges, shares = QuarterOctaves(first=-2, octaves=3), (0.0, 0.3, 0.5, 1.0)
+    counts = torch.randint(0, 4, (20, edges.bins + 1), generator=generator)
+    counts[0] = 0
+    counts[1, :5], counts[2, -5:] = 0, 0
+    found = edges.quantiles(counts, shares)
+    expected = [[slow_quantile(edges, row, q) for q in shares] for row in counts.tolist()]
+    torch.testing.assert_close(
+        found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0, equal_nan=True
+    )
+    highest = [edges.largest(row) for row in counts]
+    assert highest[0] is None
+    assert edges.highest(counts)[0].isnan()
+    assert edges.highest(counts)[1:].tolist() == highest[1:]

@@ -87,3 +87,19 @@ def test_moments_of_different_tensors_are_not_merged():
         one.merge(other)
     with pytest.raises(InputError, match="six rows, this tensor has 5"):
         Moments.unpack(torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_the_whole_is_what_merging_all_gives(offset, generator):
+    x = torch.randn(3, 50, 17, generator=generator) ** 3 + offset
+    x[1, :, 4] = torch.nan  # a channel without elements
+    channels = Moments.of(x, [1])
+    whole = channels.whole()
+    for row, found in enumerate(whole.pack().T):
+        one = Moments.unpack(channels.pack()[:, row])
+        torch.testing.assert_close(found, one.total().pack(), rtol=1e-10, atol=1e-10)
+
+
+def test_a_whole_of_nothing_is_empty():
+    for nothing in (torch.zeros(6, 2, 0), torch.zeros(6, 2, 3)):
+        assert not Moments.unpack(nothing.double()).whole().pack().any()

@@ -5,15 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qprobe.engine.compare.effect import Effect, Mean, Pairs, effects, mean
 from qprobe.engine.sweep.index import Entry, Standing
 from qprobe.errors import InputError
+from qprobe.inference.against_baseline import Effect, Mean, Pairs, effects, mean
+from qprobe.records import settings
 from qprobe.records.schema import Json
 
-#: Settings that tell the runs of one group apart, or that change no result.
-_WITHIN = ("recipe", "seed", "fold", "checkpoint_every")
-#: Always in a group's title; others only where it would not be unique.
-_TITLE = ("arch", "size", "data", "image")
 LOWER_IS_BETTER = frozenset({"loss"})
 
 #: What a pair has in common: seed and fold.
@@ -81,11 +78,11 @@ def compare(entries: Sequence[Entry], question: Question | None = None) -> Compa
     _check_metric(readable, asked)
     gathered: dict[str, list[Entry]] = {}
     for one in readable:
-        gathered.setdefault(json.dumps(_settings(one), sort_keys=True), []).append(one)
-    every = [_settings(members[0]) for members in gathered.values()]
+        gathered.setdefault(json.dumps(settings.shared(one.config), sort_keys=True), []).append(one)
+    every = [settings.shared(members[0].config) for members in gathered.values()]
     groups = tuple(
-        _group(members, settings, _title(settings, every), asked)
-        for members, settings in zip(gathered.values(), every, strict=True)
+        _group(members, common, settings.title(common, every), asked)
+        for members, common in zip(gathered.values(), every, strict=True)
     )
     return Comparison(question=asked, groups=groups, notes=tuple(notes))
 
@@ -104,25 +101,6 @@ def _check_metric(entries: Sequence[Entry], asked: Question) -> None:
             f"no finished training has {asked.metric!r} on {asked.split} data; they have "
             f"{', '.join(known) or 'no scores at all'}."
         )
-
-
-def _settings(one: Entry) -> dict[str, Json]:
-    return {name: value for name, value in one.config.items() if name not in _WITHIN}
-
-
-def _title(settings: Mapping[str, Json], every: Sequence[Mapping[str, Json]]) -> str:
-    """Architecture, size, data and image; where groups share these, what else they differ in."""
-
-    def plain(one: Mapping[str, Json]) -> list[str]:
-        return [str(one[name]) for name in _TITLE if name in one]
-
-    alike = [other for other in every if plain(other) == plain(settings)]
-    differing = [
-        f"{name} {value}"
-        for name, value in settings.items()
-        if any(other.get(name) != value for other in alike)
-    ]
-    return ", ".join([" ".join(plain(settings)), *differing])
 
 
 @dataclass
@@ -168,7 +146,7 @@ class _Gathering:
 
 
 def _group(
-    members: Sequence[Entry], settings: Mapping[str, Json], title: str, asked: Question
+    members: Sequence[Entry], common: Mapping[str, Json], title: str, asked: Question
 ) -> Group:
     gathering = _Gathering(asked)
     for one in sorted(
@@ -190,7 +168,7 @@ def _group(
         )
     return Group(
         title=title,
-        settings=settings,
+        settings=common,
         rows=_rows(gathering.scores, baseline or {}, asked),
         notes=tuple(gathering.notes),
     )

@@ -16,14 +16,11 @@ from typing import Any
 from qprobe import records
 from qprobe.engine.sweep.cell import ERROR_FILE, PLAN_FILE, RUN_FILE, write_atomically
 from qprobe.errors import InputError, QprobeError
-from qprobe.records import Metric
 from qprobe.records.schema import Json
+from qprobe.records.scores import scores
 
 INDEX_FILE = "index.json"
 _VERSION = 1
-
-#: The validation score that chooses the weights which a run is judged by.
-CHOOSES = "auprc"
 
 
 class Standing(StrEnum):
@@ -42,9 +39,7 @@ class Standing(StrEnum):
 class Entry:
     """One training. ``path`` is its run file, or the folder of one that has none.
 
-    ``scores[split][name]``: of ``test`` the last values written; of ``validation`` those of the
-    epoch with the highest AUPRC, the first of equals, whose weights the test scores are of (where
-    AUPRC was not measured: of the last epoch).
+    ``scores`` are those of :func:`qprobe.records.scores.scores`.
     """
 
     path: Path
@@ -115,10 +110,7 @@ def _read_run(path: Path) -> Entry | None:
         reason=meta.reason,
         hash=str(meta.config["hash"]),
         config={name: value for name, value in meta.config.items() if name != "hash"},
-        scores={
-            "test": _last([one for one in metrics if one.split == "test"]),
-            "validation": _best([one for one in metrics if one.split == "validation"]),
-        },
+        scores=scores(metrics),
     )
 
 
@@ -147,18 +139,6 @@ def _without_scores(
         config=known.get("config", {}),
         scores={"test": {}, "validation": {}},
     )
-
-
-def _last(metrics: list[Metric]) -> dict[str, float]:
-    return {one.name: one.value for one in metrics}  # they come by step
-
-
-def _best(metrics: list[Metric]) -> dict[str, float]:
-    choosing = [one for one in metrics if one.name == CHOOSES and not math.isnan(one.value)]
-    if not choosing:
-        return _last(metrics)
-    chosen = max(choosing, key=lambda one: (one.value, -one.step))
-    return {one.name: one.value for one in metrics if one.step == chosen.step}
 
 
 def _remembered(path: Path) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qprobe.errors import InputError
-from qprobe.inference import Interval, SignedRank, cohens_d, holm, mean_interval, wilcoxon
+from qprobe.inference.effect import cohens_d, mean_interval
+from qprobe.inference.interval import Interval
+from qprobe.inference.paired import SignedRank, holm, wilcoxon
 
 
 class Verdict(StrEnum):

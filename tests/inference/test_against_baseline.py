@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qprobe.engine.compare.effect import Effect, Pairs, Verdict, effects, mean
 from qprobe.errors import InputError
+from qprobe.inference.against_baseline import Effect, Pairs, Verdict, effects, mean
 
 BASE = [0.80, 0.82, 0.79, 0.81, 0.83, 0.80, 0.78, 0.84]
 

@@ -1,0 +1,262 @@
+"""Which five layers cost most in 4 bits: how many evaluations it takes, and who finds them.
+
+    python benchmarks/sensitivity.py [--quick] [--cases N] [--json]
+
+The truth is the score recovered by each layer alone in high precision, with a paired bootstrap
+interval over patients, on all validation data. Ours is `qprobe.analyzers.dequantization`; beside it
+stand the methods of other tools on the same models and data, written down again here: every layer
+restored and evaluated (AIMET's per-layer analysis), the divergence of the output with one layer
+quantized, and the squared gradient times the squared output error (ModelOpt's two scores).
+
+A pass is one evaluation of the model in high precision, CPU time of this thread, median over a
+model's cases; what a method sets up counts. A top five is the same when layers that differ can be
+matched so that each one's true recovery is inside the other's interval; strictly the same when none
+differ. Random states are fixed: only times change from run to run.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from interleaved import machine, seconds
+from sensitivity_zoo import STEPS, Case, cases, subject
+from torch import Tensor
+
+from qprobe.analyzers.base import Subject
+from qprobe.analyzers.dequantization import Bounds, Dequantization, Mode, Search
+from qprobe.analyzers.dequantization.emit import Measured, largest
+from qprobe.analyzers.dequantization.layers import quantized_layers
+from qprobe.inference import Interval
+from qprobe.quant import restored
+
+TOP = 5
+ALONE = {"operands": False, "agreement": 0, "cumulative": 0, "sensitivity": False, "gradients": 0}
+Truth = Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One method on one case."""
+
+    case: str
+    method: str
+    layers: int
+    #: CPU seconds, and of one pass on this case.
+    spent: float
+    one_pass: float
+    same: bool
+    strictly: bool
+    #: Whether the model lost anything beyond its interval.
+    loss: bool
+
+
+def measured(one: Subject, search: Search, bounds: Bounds) -> Measured:
+    """What our analyzer records."""
+    return Measured(list(Dequantization(search, bounds).measure(one)))
+
+
+def evaluated(one: Subject) -> float:
+    """A plain evaluation of every layer restored, one after the other."""
+    with torch.no_grad():
+        for path in quantized_layers(one.model):
+            with restored(one.model, [path]):
+                for batch in one.batches():
+                    one.score.of(one.forward(one.model, batch), batch)
+    return 0.0
+
+
+def plain_pass(one: Subject) -> None:
+    """The unit."""
+    with torch.no_grad(), restored(one.model, list(quantized_layers(one.model))):
+        for batch in one.batches():
+            one.score.of(one.forward(one.model, batch), batch)
+
+
+def divergence(one: Subject) -> dict[str, float]:
+    """KL divergence of the output with one layer quantized from that with none."""
+    paths = list(quantized_layers(one.model))
+    found = dict.fromkeys(paths, 0.0)
+    with torch.no_grad():
+        for batch in one.batches():
+            with restored(one.model, paths):
+                target = _distribution(one.forward(one.model, batch))
+            for path in paths:
+                with restored(one.model, [other for other in paths if other != path]):
+                    output = _distribution(one.forward(one.model, batch))
+                found[path] += float(F.kl_div(output, target, log_target=True, reduction="sum"))
+    return found
+
+
+def _distribution(logits: Tensor) -> Tensor:
+    """Log-probabilities of background and foreground."""
+    return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)])
+
+
+def gradient(one: Subject) -> dict[str, float]:
+    """Σ g²·Δy² at each layer's output, g and the rest of the model in high precision."""
+    layers = quantized_layers(one.model)
+    setups = {path: layer.module.setup for path, layer in layers.items()}
+    kinds = {path: type(layer.module) for path, layer in layers.items()}
+    found = dict.fromkeys(layers, 0.0)
+
+    def watch(path: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            plain = type(module)
+            with torch.no_grad():
+                module.__class__, module.setup = kinds[path], setups[path]
+                change = kinds[path].forward(module, *args) - output
+                module.__class__ = plain
+                del module.setup
+
+            def add(g: Tensor) -> None:
+                found[path] += float((g.square() * change.square()).sum())
+
+            output.register_hook(add)
+
+        return hook
+
+    with restored(one.model, list(layers)), ExitStack() as stack:
+        for path in layers:
+            handle = one.model.get_submodule(path).register_forward_hook(watch(path))
+            stack.callback(handle.remove)
+        for batch in one.batches():
+            one.loss(one.forward(one.model, batch), batch).sum().backward()
+    one.model.zero_grad()
+    return found
+
+
+def best(scores: Mapping[str, float]) -> list[str]:
+    return sorted(scores, key=lambda path: -scores[path])[:TOP]
+
+
+def agree(found: list[str], truth: Truth) -> tuple[bool, bool]:
+    """The same up to exchangeable layers, and strictly."""
+    right = set(largest(truth, TOP))
+    extra, missing = [p for p in found if p not in right], sorted(right - set(found))
+    if len(extra) != len(missing):
+        return False, False
+    same = any(
+        all(_exchangeable(truth[a], truth[b]) for a, b in zip(extra, order, strict=True))
+        for order in permutations(missing)
+    )
+    return same, not missing
+
+
+def _exchangeable(one: Interval, other: Interval) -> bool:
+    return not (one.excludes(other.estimate) or other.excludes(one.estimate))
+
+
+def methods(one: Subject) -> dict[str, Callable[[], list[str] | Measured | float]]:
+    """What is compared, by name; the truth comes first."""
+    draws = Bounds()
+    return {
+        "ours, exhaustive": lambda: measured(one, Search(mode=Mode.EXHAUSTIVE, **ALONE), draws),
+        "ours": lambda: measured(one, Search(**ALONE), draws),
+        "ours, screen only": lambda: measured(
+            one, Search(mode=Mode.SCREEN, screened=1.0, **ALONE), draws
+        ),
+        "restore and evaluate each (AIMET)": lambda: evaluated(one),
+        "divergence (ModelOpt)": lambda: best(divergence(one)),
+        "gradient (ModelOpt)": lambda: best(gradient(one)),
+    }
+
+
+def run(case: Case, steps: int, slow: bool) -> list[Result]:
+    """All methods on one case; the slowest only where asked."""
+    one = subject(case, steps)
+    layers = len(quantized_layers(one.model))
+    plain_pass(one)
+    unit = median(seconds(lambda: plain_pass(one)) for _ in range(3))
+    results: list[Result] = []
+    truth: Truth = {}
+    loss = False
+    for name, call in methods(one).items():
+        if name.startswith("restore") and not slow:
+            continue
+        kept: list[object] = []
+        spent = seconds(lambda call=call, kept=kept: kept.append(call()))
+        answer = kept[0]
+        if isinstance(answer, Measured) and not truth:
+            truth = answer.intervals("recovery")
+            gap = answer.interval("gap")
+            loss = gap is not None and gap.low > 0
+        same, strictly = agree(_named(answer, truth), truth)
+        results.append(
+            Result(
+                case=str(case),
+                method=name,
+                layers=layers,
+                spent=spent,
+                one_pass=unit,
+                same=same,
+                strictly=strictly,
+                loss=loss,
+            )
+        )
+    return results
+
+
+def _named(answer: object, truth: Truth) -> list[str]:
+    """The five layers of an answer; the slow evaluation gives the truth itself."""
+    if isinstance(answer, Measured):
+        exact = answer.intervals("recovery")
+        return largest(exact, TOP) if exact else best(answer.values("screen"))
+    return answer if isinstance(answer, list) else largest(truth, TOP)
+
+
+def table(results: list[Result]) -> list[str]:
+    by_method: dict[str, list[Result]] = defaultdict(list)
+    for one in results:
+        by_method[one.method].append(one)
+    lines = [
+        "| method | cases | same top 5 | strictly | same, where there is a loss "
+        "| passes a layer (lowest to highest) | passes |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for method, rows in by_method.items():
+        lost = [row for row in rows if row.loss]
+        passes = [row.spent / row.one_pass for row in rows]
+        per = [p / row.layers for p, row in zip(passes, rows, strict=True)]
+        same = f"{sum(r.same for r in rows) / len(rows):.0%}"
+        strictly = f"{sum(r.strictly for r in rows) / len(rows):.0%}"
+        where = f"{sum(r.same for r in lost)} of {len(lost)}"
+        spread = f"{median(per):.2f} ({min(per):.2f} to {max(per):.2f})"
+        cells = [method, str(len(rows)), same, strictly, where, spread, f"{median(passes):.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only show that everything runs")
+    parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    count, steps = (1, 2) if arguments.quick else (arguments.cases, STEPS)
+    results: list[Result] = []
+    for number, case in enumerate(cases(count)):
+        results += run(case, steps, slow=number < 2)
+        if not arguments.json:
+            print(f"{case}: {', '.join(_short(r) for r in results if r.case == str(case))}")
+    if arguments.json:
+        print(json.dumps({"machine": machine(), "results": [asdict(r) for r in results]}))
+        return
+    print("\nMachine: " + ", ".join(f"{k} {v}" for k, v in machine().items()) + ".\n")
+    print("\n".join(table(results)))
+
+
+def _short(one: Result) -> str:
+    sign = "=" if one.strictly else "~" if one.same else "≠"
+    return f"{one.method} {sign} {one.spent / one.one_pass / one.layers:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The quantized layers of a model, and what can be changed about one of them."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from qprobe.quant import Operand, Quantizer, Role, restored
+from qprobe.quant.attention import QuantizedScaledDotProduct
+from qprobe.quant.layers import QuantizedLayer
+from qprobe.sites.discover import kind_of
+
+if TYPE_CHECKING:
+    from qprobe.quant.products import Setup
+
+#: Operands of a forward product that can be put back one at a time.
+OPERANDS = ("x", "w")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """A quantized layer."""
+
+    path: str
+    module: QuantizedLayer | QuantizedScaledDotProduct
+    #: Layers of one kind are dequantized together: ``linear``, ``conv2d 3x3``, ``attention``.
+    kind: str
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it multiplies by a weight, so that it has the operands x and w."""
+        return isinstance(self.module, QuantizedLayer)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, Layer]:
+    """By path, in ``named_modules()`` order; a shared one under its first name."""
+    return {
+        path: Layer(path=path, module=module, kind=_kind(module))
+        for path, module in model.named_modules()
+        if isinstance(module, QuantizedLayer | QuantizedScaledDotProduct)
+    }
+
+
+def _kind(module: nn.Module) -> str:
+    taps = getattr(module, "kernel_size", None)
+    kind = kind_of(module) or type(module).__name__.lower()
+    return kind if taps is None else f"{kind} {'x'.join(map(str, taps))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Variant:
+    """A change of the model: the modules that differ from the base, and how to make them so."""
+
+    changed: tuple[str, ...]
+    applied: Callable[[], AbstractContextManager[None]]
+
+
+def dequantized(model: nn.Module, layers: Collection[Layer]) -> Variant:
+    """``layers`` in high precision."""
+    paths = tuple(layer.path for layer in layers)
+    return Variant(changed=paths, applied=lambda: restored(model, paths))
+
+
+def without_operand(layer: Layer, operand: str) -> Variant:
+    """One operand of a layer's forward product in high precision, the other as it is."""
+    quantizer = layer.module.setup.quantizer
+    open_ = Unquantized(quantizer, frozenset({("fprop", operand)}))
+    return Variant(changed=(layer.path,), applied=lambda: quantizers({layer.module: open_}))
+
+
+def only(model: nn.Module, layers: Mapping[str, Layer], path: str) -> Variant:
+    """Of all ``layers`` this one quantized; what differs from the model in high precision."""
+    others = tuple(other for other in layers if other != path)
+    return Variant(changed=(path,), applied=lambda: restored(model, others))
+
+
+class Unquantized:
+    """A quantizer that leaves some operands as they are, in the precision of the product."""
+
+    def __init__(self, quantizer: Quantizer, roles: frozenset[tuple[str, str]]) -> None:
+        self._quantizer = quantizer
+        self._roles = roles
+
+    def __call__(
+        self, x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None
+    ) -> Tensor:
+        if (role.gemm, role.operand) in self._roles:
+            return x if x.dtype == torch.float64 else x.float()
+        return self._quantizer(x, operand, role, generator)
+
+
+class Remembering:
+    """A quantizer that quantizes a layer's weight for fprop once: in evaluation it never changes.
+
+    Costs one copy of the weight.
+    """
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        self._quantizer = quantizer
+        self._weight: Tensor | None = None
+
+    def __call__(
+        self, x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None
+    ) -> Tensor:
+        if (role.gemm, role.operand) != ("fprop", "w"):
+            return self._quantizer(x, operand, role, generator)
+        if self._weight is None:
+            self._weight = self._quantizer(x, operand, role, generator)
+        return self._weight
+
+
+@contextmanager
+def quantizers(chosen: Mapping[nn.Module, Quantizer]) -> Iterator[None]:
+    """Other quantizers in these layers inside, their own after."""
+    setups = {module: cast("Setup", module.setup) for module in chosen}
+    try:
+        for module, quantizer in chosen.items():
+            module.setup = replace(setups[module], quantizer=quantizer)  # type: ignore[assignment]
+        yield
+    finally:
+        for module, setup in setups.items():
+            module.setup = setup  # type: ignore[assignment]
+
+
+def remembering(layers: Mapping[str, Layer]) -> AbstractContextManager[None]:
+    """All layers quantize their weight once inside."""
+    return quantizers(
+        {one.module: Remembering(one.module.setup.quantizer) for one in layers.values()}
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode inside, each module in its own mode after."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

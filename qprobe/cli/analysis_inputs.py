@@ -1,0 +1,181 @@
+"""What ``qprobe analyze`` was given: a checkpoint of ours, stored weights, or any own model."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from qprobe import checkpoints
+from qprobe.analyzers.analysis import Inputs
+from qprobe.analyzers.base import Subject
+from qprobe.checkpoints import Checkpoint, Kind
+from qprobe.engine import reopen
+from qprobe.engine.subject import subject_of
+from qprobe.errors import InputError, QprobeError
+from qprobe.quant import convert
+from qprobe.quant import recipe as named
+from qprobe.quant.layers import QuantizedLayer
+
+#: What a model that was trained in high precision is judged under, unless told.
+DEFAULT = "nvfp4"
+_ADVICE = "give the model and its data with --subject file.py:make_subject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The inputs of an analysis, and how to call them."""
+
+    inputs: Inputs
+    #: What the report calls it, such as ``cnn tiny`` or a file's name.
+    title: str
+    recipe: str | None
+    layers: str | None
+    #: The SHA-256 of the checkpoint and the id of the run that trained it, where there are any.
+    source: str | None
+    #: Where the report goes unless told, without the ending.
+    place: Path
+    #: What a person should know of the inputs.
+    notes: tuple[str, ...] = ()
+
+
+def given(path: Path | None, subject: str | None, recipe: str | None, layers: str | None) -> Given:
+    """Open what was named on the command line."""
+    if recipe is not None:
+        named(recipe)  # an unknown name is told before anything is loaded
+    if layers not in (None, "mid", "all"):
+        raise InputError(f"--layers is 'mid' or 'all', got {layers!r}.")
+    opened = None if path is None else _opened(path)
+    if subject is not None:
+        return _of_subject(subject, opened, recipe, layers)
+    if opened is None:
+        raise InputError(f"there is nothing to analyze: name a checkpoint, or {_ADVICE}.")
+    if opened.kind is Kind.QPROBE:
+        return _of_training(opened, recipe, layers)
+    if recipe is not None or layers is not None:
+        option = "--recipe" if recipe is not None else "--layers"
+        raise InputError(
+            f"{opened.path} holds weights without their model, so {option} cannot be applied; "
+            f"{_ADVICE}."
+        )
+    return Given(
+        inputs=Inputs(checkpoint=opened, lacking=f"weights alone; {_ADVICE}"),
+        title=opened.path.name,
+        recipe=None,
+        layers=None,
+        source=opened.sha256,
+        place=opened.path.with_name(f"{opened.path.stem}-weights"),
+        notes=opened.notes,
+    )
+
+
+def _opened(path: Path) -> Checkpoint:
+    if not path.exists():
+        raise InputError(f"there is no {path}; name a checkpoint or its folder.")
+    return checkpoints.open(path)
+
+
+def _of_training(opened: Checkpoint, recipe: str | None, layers: str | None) -> Given:
+    bench = reopen(opened.path)
+    notes = opened.notes
+    if recipe is None and bench.config.recipe == "bf16":
+        recipe = DEFAULT
+        notes += (f"trained in bf16, so judged under {DEFAULT}; choose with --recipe",)
+    subject = subject_of(bench, recipe=recipe, layers=layers)
+    run = opened.metadata.get("run")
+    name = subject.recipe.name
+    return Given(
+        inputs=Inputs(subject=subject, checkpoint=opened),
+        title=subject.name,
+        recipe=name,
+        layers=layers or bench.config.layers,
+        source=" ".join(str(one) for one in (opened.sha256, run) if one),
+        place=opened.path.with_name(f"{opened.path.stem}-{name}"),
+        notes=notes,
+    )
+
+
+def _of_subject(
+    reference: str, opened: Checkpoint | None, recipe: str | None, layers: str | None
+) -> Given:
+    file, make = _factory(reference)
+    print(f"running your code: {reference}", file=sys.stderr, flush=True)
+    subject = _made(reference, make)
+    if opened is not None:
+        checkpoints.load_into(subject.model, opened)
+    if recipe is not None or layers is not None:
+        rule = named(recipe) if recipe else subject.recipe
+        convert(subject.model, rule, layers or "mid")  # type: ignore[arg-type]
+        subject = replace(subject, recipe=rule)
+    if not any(isinstance(module, QuantizedLayer) for module in subject.model.modules()):
+        raise InputError(
+            f"the model of {reference} has no quantized layer; name a recipe with --recipe, or "
+            "convert it in the function."
+        )
+    name = subject.recipe.name
+    return Given(
+        inputs=Inputs(subject=subject, checkpoint=opened),
+        title=subject.name,
+        recipe=name,
+        layers=layers,
+        source=None if opened is None else opened.sha256,
+        place=Path(f"{file.stem}-{name}")
+        if opened is None
+        else opened.path.with_name(f"{opened.path.stem}-{name}"),
+        notes=() if opened is None else opened.notes,
+    )
+
+
+def _factory(reference: str) -> tuple[Path, Callable[[], object]]:
+    name, _, attribute = reference.rpartition(":")
+    file = Path(name)
+    if not name or not attribute or file.suffix != ".py":
+        raise InputError(f"--subject is file.py:function, got {reference!r}.")
+    if not file.is_file():
+        raise InputError(f"--subject {reference}: there is no file {file}.")
+    found = getattr(_module(reference, file), attribute, None)
+    if not callable(found):
+        raise InputError(f"--subject {reference}: {file} has no function {attribute!r}.")
+    return file, found
+
+
+def _module(reference: str, file: Path) -> ModuleType:
+    """The user's file, imported as Python would import it from its own folder."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--subject {reference}: {file} cannot be imported.")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    except QprobeError:
+        raise
+    except Exception as error:
+        raise InputError(f"--subject {reference}: {_told(error)}, on import.") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _made(reference: str, make: Callable[[], object]) -> Subject:
+    try:
+        subject = make()
+    except QprobeError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"--subject {reference}: it raised {_told(error)}; run it alone to see where."
+        ) from error
+    if not isinstance(subject, Subject):
+        raise InputError(
+            f"--subject {reference}: it returned a {type(subject).__name__}; return a "
+            "qprobe.analyzers.base.Subject."
+        )
+    return subject
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

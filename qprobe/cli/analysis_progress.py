@@ -1,0 +1,77 @@
+"""How far an analysis is: a bar with the time left on a terminal, a line per stage in a pipe."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qprobe.analyzers.analysis import Watcher
+from qprobe.cli.durations import spoken
+from qprobe.records.schema import Array, Record
+
+#: About which share of its stage is over when a key of the dequantization is seen.
+_MILESTONES = {
+    "gap": 0.15, "screen": 0.25, "stopped": 0.45, "recovery": 0.5, "agreement": 0.6,
+    "kind": 0.7, "cumulative": 0.85, "sensitivity": 0.92, "lost_decrease": 0.98,
+}  # fmt: skip
+
+
+def watcher() -> Watcher:
+    """The right one for where standard error goes."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class Lines(Watcher):
+    """A plain line for each stage."""
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Remember how many there are."""
+        self._names = list(names)
+        self._number = 0
+        self._began = time.monotonic()
+
+    def stage(self, name: str) -> None:
+        """Say which one begins."""
+        self._number += 1
+        spent = spoken(time.monotonic() - self._began)
+        line = f"[{self._number}/{max(self._number, len(self._names))}] {name}, after {spent}"
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bar(Watcher):
+    """One bar over all stages, each as long as any other, and the time that is left."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[site]}", markup=False),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._done = -1
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Show the bar."""
+        self._task = self._progress.add_task("analyzing", total=len(names), site="")
+        self._names = list(names)
+        self._progress.start()
+
+    def stage(self, name: str) -> None:
+        """Move to the next stage."""
+        self._done += 1
+        self._progress.update(self._task, description=name, completed=self._done)
+
+    def seen(self, one: Record | Array) -> None:
+        """Move within the stage as far as is known."""
+        share = _MILESTONES.get(one.key.partition(".")[0], 0.0) if one.probe else 0.0
+        task = self._progress.tasks[0]
+        completed = max(task.completed, self._done + share)
+        self._progress.update(self._task, completed=completed, site=one.site[-40:])
+
+    def close(self) -> None:
+        """Take it away."""
+        self._progress.stop()

@@ -1,0 +1,241 @@
+"""What an analysis says, as a person reads it: a verdict, the worst layers, and what is open.
+
+Everything here is read from records and findings, so it can be told again from the file.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from qprobe.analyzers.analysis import not_measured
+from qprobe.analyzers.dequantization.emit import Measured
+from qprobe.analyzers.suspects import of_training
+from qprobe.analyzers.verification_findings import HIGH, best, recoveries
+from qprobe.inference import Interval
+from qprobe.records import Finding, Record, Severity
+from qprobe.records.schema import CRITICAL_LOSS, Cause, severity
+
+#: Below this three decimals show nothing.
+_SMALL = 0.002
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subtitle:
+    """What was analyzed."""
+
+    title: str
+    recipe: str | None
+    #: What the score is called, such as ``auprc``.
+    score: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A layer."""
+
+    site: str
+    severity: Severity
+    #: Score that it recovers in high precision; None: not measured.
+    cost: Interval | None
+    #: The same as a share of what is lost; None where nothing is surely lost.
+    share: float | None
+    cause: Cause
+    #: What was found where no cost is known, in a few words.
+    found: str
+    remedy: str
+    #: ``verified``, ``no remedy helps``, or empty where none was tried.
+    verified: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """An analysis in the order in which it is read."""
+
+    problem: bool
+    verdict: str
+    rows: tuple[Row, ...]
+    caveats: tuple[str, ...]
+    not_measured: tuple[str, ...]
+
+
+def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> View:
+    """Read records and findings."""
+    measured = Measured(records)
+    gap, high = measured.interval("gap"), measured.interval("score.high_precision")
+    rows = tuple(_rows(measured, records, findings))
+    if gap is None or high is None:
+        problem = any(one.severity.reaches(Severity.WARN) for one in findings)
+        verdict = _of_weights(about, records, findings)
+    else:
+        problem = _loses(gap, high)
+        verdict = _of_score(about, (gap, high), rows, problem)
+    return View(
+        problem=problem,
+        verdict=verdict,
+        rows=rows,
+        caveats=tuple(_caveats(measured, findings, problem)),
+        not_measured=tuple(
+            f"{site}: {reason}" if site else reason for site, reason in not_measured(records)
+        ),
+    )
+
+
+def _of_score(
+    about: Subtitle, scores: tuple[Interval, Interval], rows: Sequence[Row], problem: bool
+) -> str:
+    gap, high = scores
+    name = (about.score or "score").upper() if about.score == "auprc" else about.score or "score"
+    whole = number(high.estimate)
+    cost = f"{about.recipe} costs {number(gap.estimate)} {name} {limits(gap)} of {whole}"
+    if gap.high < 0.0:
+        return f"No problem found: {about.recipe} scores {number(-gap.estimate)} {name} better."
+    if not problem:
+        return f"No problem found: {cost}."
+    told = next((row for row in rows if row.share is not None), None)
+    if told is None or told.share is None:
+        return f"{cost}; which layers cost it was not measured."
+    if told.cost is not None and told.cost.low <= 0.0:
+        return f"{cost}; no single layer surely recovers any of it."
+    return f"{cost}; {told.site} alone is {told.share:.0%} of it."
+
+
+def _of_weights(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> str:
+    judged = sum(one.value for one in records if one.probe == "weights" and one.key == "judged")
+    sites = {site for f in findings if f.severity is not Severity.INFO for site in f.sites}
+    if not sites:
+        return f"No problem found in {judged:.0f} weights of {about.title}; no data, no score."
+    return (
+        f"{len(sites)} of {judged:.0f} weights of {about.title} would suffer in four bits; "
+        "what it costs needs data."
+    )
+
+
+def number(value: float) -> str:
+    """Three decimals, or as many significant digits where that would hide a small number.
+
+    >>> number(0.1216), number(-0.004), number(0.000123), number(0.0)
+    ('0.122', '−0.004', '0.000123', '0.000')
+    """
+    form = ".3f" if value == 0.0 or abs(value) >= _SMALL else ".3g"
+    return f"{value + 0.0:{form}}".replace("-", "−")
+
+
+def limits(found: Interval) -> str:
+    """Limits as text.
+
+    >>> limits(Interval(estimate=0.1, low=-0.004, high=0.2, level=0.95, n=3, method=""))
+    '[−0.004, 0.200]'
+    """
+    return f"[{number(found.low)}, {number(found.high)}]"
+
+
+def _loses(gap: Interval, high: Interval) -> bool:
+    """Whether the loss is sure and worth a warning; of a score of 0 every sure loss is."""
+    if not high.estimate:
+        return gap.low > 0.0
+    return severity(gap.low / abs(high.estimate)).reaches(Severity.WARN)
+
+
+def _rows(
+    measured: Measured, records: Sequence[Record], findings: Sequence[Finding]
+) -> Iterator[Row]:
+    """The layers that cost most, then those that only a statistic finds odd, the gravest first."""
+    costs, gap = measured.intervals("recovery"), measured.interval("gap")
+    high = measured.interval("score.high_precision")
+    tried = recoveries(records)
+    by_site: dict[str, list[Finding]] = {}
+    for one in findings:
+        if len(one.sites) == 1:
+            by_site.setdefault(one.sites[0], []).append(one)
+    grave = list(Severity)
+    ranked = sorted(
+        {*by_site, *costs},
+        key=lambda site: (
+            -costs[site].estimate if site in costs else 0.0,
+            -max((grave.index(one.severity) for one in by_site.get(site, [])), default=0),
+        ),
+    )
+    lost = gap if gap is not None and gap.low > 0.0 else None
+    screened = sorted(measured.values("screen").items(), key=lambda both: -both[1])
+    places = {} if costs else {site: n for n, (site, _) in enumerate(screened, start=1)}
+    ranked = [*places, *(site for site in ranked if site not in places)]
+    for site in ranked:
+        told = sorted(by_site.get(site, []), key=lambda one: -grave.index(one.severity))
+        cost = costs.get(site)
+        if cost is not None:  # what the score sees; the backward products are told apart
+            told = [one for one in told if not of_training(one)]
+        if not told and site not in places and (cost is None or cost.low <= 0.0):
+            continue
+        remedy, verified = _remedy(told, tried.get(site, {}), costed=cost is not None)
+        yield Row(
+            site=site,
+            severity=told[0].severity if told else _severity(cost, high),
+            cost=cost,
+            share=None if cost is None or lost is None else cost.estimate / lost.estimate,
+            cause=_cause(told),
+            found=_found(told, places.get(site), len(screened)),
+            remedy=remedy,
+            verified=verified,
+        )
+
+
+def _found(findings: Sequence[Finding], place: int | None, of: int) -> str:
+    """What is known of a layer whose cost is not."""
+    if place is not None:
+        return f"screened {place} of {of}"
+    return findings[0].claim if findings else ""
+
+
+def _cause(findings: Sequence[Finding]) -> Cause:
+    named = (one.cause for one in findings if one.cause is not Cause.NOT_EXPLAINED)
+    return next(named, Cause.NOT_EXPLAINED)
+
+
+def _severity(cost: Interval | None, high: Interval | None) -> Severity:
+    known = cost is not None and high is not None and high.estimate
+    return severity(cost.low / abs(high.estimate)) if known and cost and high else severity(None)
+
+
+def _remedy(
+    findings: Sequence[Finding], tried: Mapping[str, Interval], *, costed: bool
+) -> tuple[str, str]:
+    """What to do, and whether that is known to help."""
+    chosen, high = best(tried), tried.get(HIGH)
+    if chosen is not None:
+        name, gain = chosen
+        share = f" ({gain.estimate / high.estimate:.0%} of bf16)" if high and high.low > 0 else ""
+        return f"{name}: +{number(gain.estimate)}{share}", "verified"
+    if tried:
+        return f"keep in {HIGH}", "no 4-bit remedy helps surely"
+    if findings:
+        return findings[0].remedy, ""
+    return (f"keep in {HIGH}" if costed else ""), ""
+
+
+def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> Iterator[str]:
+    gap, high = measured.interval("gap"), measured.interval("score.high_precision")
+    if gap and high and not problem and gap.high >= CRITICAL_LOSS * abs(high.estimate):
+        yield (
+            f"The interval reaches {number(gap.high)}: {gap.n} groups are few; more validation "
+            "data would narrow it."
+        )
+    if measured.values("screen") and not measured.intervals("recovery"):
+        yield "Layers were screened and not measured; leave out --quick to measure them."
+    elif measured.value("stopped.budget"):
+        yield "The budget ended the search; --exhaustive measures every layer."
+    tau = measured.interval("agreement")
+    if tau is not None:
+        trust = "can" if tau.low > 0.5 else "cannot"
+        yield (
+            f"Screen and truth: Kendall's τ {tau.estimate:.2f} {limits(tau)} over {tau.n} layers; "
+            f"--quick {trust} be trusted here."
+        )
+    together = sorted(measured.entries("cumulative"), key=lambda one: one.step)
+    if problem and len(together) > 1:
+        last = together[-1]
+        yield (
+            f"{len(together)} layers in high precision recover {number(last.interval.estimate)} "
+            f"{limits(last.interval)} together."
+        )
+    training = [one for one in findings if of_training(one) and one.severity is not Severity.INFO]
+    if training:
+        yield f"In training: {training[0].claim}; {training[0].remedy}."

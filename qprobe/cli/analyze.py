@@ -1,0 +1,213 @@
+"""``qprobe analyze``: which layer breaks, why, and what helps."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qprobe.errors import InputError
+
+if TYPE_CHECKING:
+    from qprobe.analyzers.analysis import Request
+    from qprobe.analyzers.depth import Depth
+    from qprobe.cli.analysis_inputs import Given
+    from qprobe.records import Finding, Record, Severity
+
+_INTERRUPTED = 130
+_MANY = "Repeat it for several."
+
+
+def analyze(  # noqa: PLR0913  (one for each part of the question)
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="INPUT", help="A checkpoint or its folder.", show_default=False),
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Run this code: a function that returns a qprobe.analyzers.base.Subject.",
+        ),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="See `qprobe list recipes`.")] = None,
+    layers: Annotated[str | None, typer.Option(help="mid or all.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The .qprobe file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one HTML file too.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="ANALYZER", help=f"Ask this one. {_MANY}")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="ANALYZER", help=f"Leave this one out. {_MANY}")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Screen layers: seconds.")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="All layers, pairs and curvature: minutes.")
+    ] = False,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Measure all layers, without a race.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Try the remedies at the layers that fail.")
+    ] = False,
+    fail_on: Annotated[
+        str | None, typer.Option(metavar="critical|warn", help="Exit 1 if there is such a finding.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A stored analysis: exit 1 if anything became worse.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> int:
+    """Find the layers that fail in four bits, say why, and what helps.
+
+    INPUT is a checkpoint of `qprobe train`, whose model and data are rebuilt, or weights: a state
+    dict, .safetensors, packed. Ctrl-C keeps what was measured; the same command goes on.
+    """
+    import torch
+
+    from qprobe.analyzers.analysis import Request
+    from qprobe.cli.analysis_inputs import given
+
+    threshold = _threshold(fail_on)
+    if html is not None:
+        from qprobe.dashboard import check_installed
+
+        check_installed()
+    depth = _depth(quick=quick, thorough=thorough, exhaustive=exhaustive)
+    request = Request(depth=depth, only=tuple(only or ()), skip=tuple(skip or ()), verify=verify)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    what = given(path, subject, recipe, layers)
+    file = out or what.place.with_name(f"{what.place.name}.qprobe")
+    done = _run(what, request, file, overwrite=overwrite, quiet=quiet or as_json)
+    if done is None:
+        return _INTERRUPTED
+    findings, records = done
+    worse = _worse(baseline, findings)
+    if html is not None:
+        _html(file, html)
+    if as_json or not quiet:
+        _report(what, file, (findings, records), worse, as_json=as_json)
+    failed = threshold is not None and any(one.severity.reaches(threshold) for one in findings)
+    return 1 if failed or worse else 0
+
+
+def _run(
+    what: "Given", request: "Request", file: Path, *, overwrite: bool, quiet: bool
+) -> "tuple[list[Finding], list[Record]] | None":
+    """Findings and records; nothing after Ctrl-C, when the file keeps what there was."""
+    from qprobe import records
+    from qprobe.analyzers.analysis import Analysis, Watcher
+    from qprobe.cli.analysis_file import check_free, info, writer
+    from qprobe.cli.analysis_progress import Bar, watcher
+
+    about = info(_config(what, request), what.recipe, what.source)
+    check_free(file, about, overwrite=overwrite)
+    watching: Watcher = Watcher() if quiet else watcher()
+    run, known = writer(file, about, overwrite=overwrite)
+    try:
+        with run:
+            findings = Analysis(
+                inputs=what.inputs, request=request, writer=run, known=known, watcher=watching
+            ).run()
+    except KeyboardInterrupt:
+        print(f"Saved what was measured in {file}; the same command goes on.", file=sys.stderr)
+        return None
+    finally:
+        if isinstance(watching, Bar):
+            watching.close()
+    with records.open(file) as reader:
+        return findings, list(reader.records())
+
+
+def _config(what: "Given", request: "Request") -> dict[str, Any]:
+    subject = what.inputs.subject
+    return {
+        "kind": "analysis",
+        "title": what.title,
+        "recipe": what.recipe,
+        "layers": what.layers,
+        "score": None if subject is None else subject.score.name,
+        "depth": str(request.depth),
+        "only": list(request.only),
+        "skip": list(request.skip),
+        "verify": request.verify,
+    }
+
+
+def _depth(*, quick: bool, thorough: bool, exhaustive: bool) -> "Depth":
+    from qprobe.analyzers.depth import Depth
+
+    asked = [
+        depth
+        for depth, wanted in (
+            (Depth.QUICK, quick), (Depth.THOROUGH, thorough), (Depth.EXHAUSTIVE, exhaustive),
+        )
+        if wanted
+    ]  # fmt: skip
+    if len(asked) > 1:
+        raise InputError(f"--{asked[0]} and --{asked[1]} exclude each other; give one.")
+    return asked[0] if asked else Depth.NORMAL
+
+
+def _threshold(fail_on: str | None) -> "Severity | None":
+    from qprobe.records import Severity
+
+    if fail_on is None:
+        return None
+    if fail_on not in (Severity.WARN, Severity.CRITICAL):
+        raise InputError(f"--fail-on is 'critical' or 'warn', got {fail_on!r}.")
+    return Severity(fail_on)
+
+
+def _worse(baseline: Path | None, findings: "list[Finding]") -> "list[Finding]":
+    from qprobe.cli.baseline import worse_than
+
+    return [] if baseline is None else worse_than(baseline, findings)
+
+
+def _html(file: Path, html: Path) -> None:
+    from qprobe.dashboard.library import Library
+    from qprobe.dashboard.report import write
+
+    write(Library([file]), html)
+
+
+def _report(
+    what: "Given",
+    file: Path,
+    measured: "tuple[list[Finding], list[Record]]",
+    worse: "list[Finding]",
+    *,
+    as_json: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from qprobe.cli import analysis_report
+    from qprobe.cli.analysis_view import Subtitle, view
+
+    findings, records = measured
+    subject = what.inputs.subject
+    score = None if subject is None else subject.score.name
+    about = Subtitle(title=what.title, recipe=what.recipe, score=score)
+    seen = view(about, records, findings)
+    if as_json:
+        facts = {
+            "file": file, "title": what.title, "recipe": what.recipe, "layers": what.layers,
+            "source": what.source, "score": score, "notes": list(what.notes),
+            "worse": [asdict(one) for one in worse],
+        }  # fmt: skip
+        print(analysis_report.as_json(seen, findings, facts))
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+    parts = (what.title, what.recipe, what.layers and f"layers {what.layers}", *what.notes)
+    console.print(analysis_report.render(seen, ", ".join(filter(None, parts)), file))
+    for one in worse:
+        line = f"Worse than the baseline: {one.claim} [{one.low:.3g}, {one.high:.3g}]"
+        console.print(Text(line, style="bold red"))

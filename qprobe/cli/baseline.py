@@ -1,0 +1,42 @@
+"""What became worse than in a stored analysis."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qprobe import records
+from qprobe.errors import InputError
+from qprobe.records import Finding, Severity
+
+_ORDER = list(Severity)
+
+
+def worse_than(file: Path, findings: Sequence[Finding]) -> list[Finding]:
+    """Findings graver than any of the same analyzer, layers, operands and unit in ``file``.
+
+    Of equal gravity one is worse whose interval lies above the stored one's: what noise explains is
+    not worse. Information is never worse.
+    """
+    with records.open(file) as run:
+        before, meta = run.findings(), run.meta
+        whole = any(True for _ in run.select(probe="analysis"))
+    if not whole:
+        raise InputError(
+            f"{file} is no analysis (status {meta.status}); make it with 'qprobe analyze'."
+        )
+    known: dict[object, list[Finding]] = {}
+    for one in before:
+        known.setdefault(_key(one), []).append(one)
+    return [one for one in findings if _is_worse(one, known.get(_key(one), []))]
+
+
+def _key(one: Finding) -> tuple[object, ...]:
+    return one.analyzer, one.sites, one.roles, one.unit, one.cause
+
+
+def _is_worse(one: Finding, before: Sequence[Finding]) -> bool:
+    if one.severity is Severity.INFO or one.analyzer == "verification":
+        return False
+    rank = _ORDER.index(one.severity)
+    graver = all(_ORDER.index(old.severity) < rank for old in before)
+    larger = all(one.low > old.high for old in before)
+    return graver or larger

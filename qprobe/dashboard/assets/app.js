@@ -1,0 +1,222 @@
+/* What the pages do without asking the server: addresses, exports, keys, cells of grids. */
+(function () {
+  "use strict";
+
+  function go(url) {
+    history.pushState({}, "", url);
+    window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+  }
+
+  function withValue(name, value) {
+    const query = new URLSearchParams(location.search);
+    query.delete(name);
+    (Array.isArray(value) ? value : [value]).forEach(function (one) {
+      if (one !== null && one !== undefined && one !== "") query.append(name, one);
+    });
+    const text = query.toString();
+    return location.pathname + (text ? "?" + text : "");
+  }
+
+  let watched = null;
+
+  function look() {
+    return document.documentElement.getAttribute("data-mantine-color-scheme");
+  }
+
+  function opener(name) {
+    return function (value) {
+      const shown = new URLSearchParams(location.search).get(name);
+      const url = withValue(name, value);
+      // A layer of one run need not be in another, but where it is, the view stays.
+      if ((value || null) !== shown) go(url);
+    };
+  }
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    qprobe: {
+      remember: function () {
+        const inputs = dash_clientside.callback_context.inputs_list[0] || [];
+        let url = null;
+        inputs.forEach(function (input) {
+          url = withValue(input.id.control, input.value);
+          // Not pushed: every keystroke would be a step of the back button.
+          history.replaceState(history.state, "", url);
+        });
+      },
+      open_run: opener("run"),
+      open_baseline: opener("baseline"),
+      open_layer: function (click, links) {
+        const point = click && click.points && click.points[0];
+        if (!point || !links) return;
+        const url = links[point.y + "\n" + point.x] || links[point.x];
+        if (url) go(url);
+      },
+      look: function () {
+        // The toggle knows what was chosen, the page what it looks like: the system may decide.
+        if (!watched) {
+          watched = new MutationObserver(function () {
+            dash_clientside.set_props("look", { data: look() });
+          });
+          watched.observe(document.documentElement, {
+            attributes: true, attributeFilter: ["data-mantine-color-scheme"],
+          });
+        }
+        return look();
+      },
+      pause: function (clicks, paused) {
+        return [!paused, paused ? "pause" : "go on"];
+      },
+      toggle: function (clicks, opened) {
+        return !opened;
+      },
+      navbar: function (opened, navbar) {
+        return Object.assign({}, navbar, { collapsed: { mobile: !opened } });
+      },
+    },
+  });
+
+  /* Exports: of exactly what a chart shows. */
+
+  function save(name, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+    setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
+  }
+
+  function cell(value) {
+    let text = value === null || value === undefined ? "" : String(value);
+    // A spreadsheet would run a name that begins like a formula.
+    if (/^[=+@\t\r-]/.test(text) && isNaN(Number(text))) text = "'" + text;
+    return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  }
+
+  function plain(text) {
+    const holder = document.createElement("textarea");
+    holder.innerHTML = text;
+    return holder.value;
+  }
+
+  function table(traces) {
+    const rows = [["series", "x", "y", "z"]];
+    traces.forEach(function (trace) {
+      if (trace.visible === false || trace.visible === "legendonly") return;
+      const x = trace.x || [], y = trace.y || [], name = plain(trace.name || "");
+      if (trace.z) {
+        Array.from(trace.z).forEach(function (line, i) {
+          Array.from(line).forEach(function (z, j) {
+            rows.push([name, plainOf(x[j], j), plainOf(y[i], i), z]);
+          });
+        });
+      } else {
+        for (let i = 0; i < Math.max(x.length, y.length); i++) {
+          rows.push([name, plainOf(x[i], i), plainOf(y[i], i), ""]);
+        }
+      }
+    });
+    return rows.map(function (row) { return row.map(cell).join(","); }).join("\r\n") + "\r\n";
+  }
+
+  function plainOf(value, place) {
+    if (value === undefined) return place;
+    return typeof value === "string" ? plain(value) : value;
+  }
+
+  document.addEventListener("click", function (event) {
+    const button = event.target.closest(
+      "button[data-export], button[data-grid], button[data-save]");
+    if (!button) return;
+    if (button.dataset.save) {
+      save(button.dataset.name, document.getElementById(button.dataset.save).textContent + "\n");
+      return;
+    }
+    if (button.dataset.grid) {
+      dash_ag_grid.getApi(button.dataset.grid).exportDataAsCsv();
+      return;
+    }
+    const holder = document.getElementById(button.dataset.chart);
+    const chart = holder && holder.querySelector(".js-plotly-plot");
+    if (!chart) return;
+    const name = button.dataset.chart;
+    if (button.dataset.export === "csv") {
+      save(name + ".csv", table(chart._fullData));
+    } else {
+      Plotly.downloadImage(chart, {
+        format: button.dataset.export, filename: name, scale: 2,
+        width: chart.clientWidth, height: chart.clientHeight,
+      });
+    }
+  });
+
+  /* Keys. */
+
+  function follow(selectors) {
+    const link = selectors.map(function (one) { return document.querySelector(one); })
+      .find(function (found) { return found; });
+    if (link) link.click();
+  }
+
+  document.addEventListener("keydown", function (event) {
+    const writing = event.target.closest("input, textarea, select, [contenteditable=true]");
+    if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const act = {
+      "/": function () {
+        const field = document.querySelector("[data-filter] input, input[data-filter]");
+        if (field) field.focus();
+      },
+      j: function () { follow(["a[data-failing=next]", "a[data-failing=true]"]); },
+      k: function () { follow(["a[data-failing=previous]"]); },
+      "[": function () { follow(["a[data-run=previous]"]); },
+      "]": function () { follow(["a[data-run=next]"]); },
+      d: function () { document.getElementById("scheme").click(); },
+      "?": function () { document.getElementById("keys").click(); },
+    }[event.key];
+    if (act) {
+      event.preventDefault();
+      act();
+    }
+  });
+
+  /* Cells of grids. */
+
+  const cells = (window.dashAgGridComponentFunctions =
+    window.dashAgGridComponentFunctions || {});
+  cells.Link = function (props) {
+    const href = props.data[props.colDef.field + "_href"];
+    if (!href) return props.value;
+    return React.createElement("a", {
+      href: href,
+      title: props.value,
+      onClick: function (event) {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        go(href);
+      },
+    }, props.value);
+  };
+
+  // Cividis at nine places, dark to bright: bright is worst. Ink is chosen for contrast.
+  const HEAT = ["#00224e", "#083370", "#35456c", "#4f576c", "#666970",
+                "#7d7c78", "#a69d75", "#c8b866", "#fee838"];
+  const functions = (window.dashAgGridFunctions = window.dashAgGridFunctions || {});
+  functions.heat = function (params) {
+    const share = params.data && params.data["r" + params.colDef.field.slice(1)];
+    if (share === null || share === undefined) return null;
+    const place = Math.round(share * 8);
+    return { backgroundColor: HEAT[place], color: place >= 5 ? "#000000" : "#ffffff" };
+  };
+  functions.measured = function (params) {
+    const told = params.data && params.data["t" + params.colDef.field.slice(1)];
+    if (told) return told;
+    if (params.value === null || params.value === undefined) return "–";
+    return Number(params.value.toPrecision(4)).toString();
+  };
+
+  document.addEventListener("click", function (event) {
+    const link = event.target.closest("a[data-go]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(link.getAttribute("href"));
+  });
+})();

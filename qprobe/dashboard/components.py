@@ -1,0 +1,171 @@
+"""The pieces that pages are built of; each has the labels that a screen reader needs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import dcc, html
+
+from qprobe.dashboard.attributes import aria, data
+from qprobe.dashboard.theme import GRAPH_CONFIG, GRID_THEME
+
+#: Words and signs of a severity or a status, so that nothing is told by colour alone.
+SIGNS = {
+    "critical": ("▲", "red"),
+    "warn": ("◆", "orange"),
+    "info": ("●", "blue"),
+    "running": ("▶", "blue"),
+    "finished": ("✓", "teal"),
+    "interrupted": ("‖", "orange"),
+    "failed": ("✕", "red"),
+    "unreadable": ("✕", "red"),
+}
+
+
+def control(page: str, name: str) -> dict[str, str]:
+    """The id of a control: its value is written into the address under ``name``."""
+    return {"control": name, "page": page}
+
+
+def card(title: str, *children: Any, note: str = "", aside: Any = None) -> dmc.Paper:
+    """A titled box."""
+    heading = dmc.Group(
+        [dmc.Title(title, order=2, size="h4", className="card-title"), aside],
+        justify="space-between",
+        wrap="nowrap",
+    )
+    body = [heading, dmc.Text(note, size="sm", className="note") if note else None, *children]
+    return dmc.Paper(body, withBorder=True, p="md", className="card")
+
+
+def chart(name: str, label: str, height: int) -> html.Div:
+    """A graph with its name, its height and its exports."""
+    buttons = [
+        html.Button(
+            kind.upper(),
+            type="button",
+            className="export",
+            title=f"Save {label} as {kind.upper()}",
+            **data(export=kind, chart=name),
+            **aria(label=f"Save {label} as {kind}"),
+        )
+        for kind in ("png", "svg", "csv")
+    ]
+    graph = dcc.Graph(id=name, config=GRAPH_CONFIG, style={"height": height}, responsive=True)
+    return html.Div(
+        [
+            html.Div(graph, role="group", **aria(label=label)),
+            html.Div(buttons, className="exports"),
+        ],
+        className="chart",
+    )
+
+
+def grid(name: str, label: str, columns: Sequence[Mapping[str, Any]], **options: Any) -> html.Div:
+    """A sortable table with keyboard navigation and a CSV of what is shown."""
+    rows = options.pop("rows", [])
+    height = options.pop("height", 420)
+    table = dag.AgGrid(
+        id=name,
+        rowData=rows,
+        columnDefs=list(columns),
+        defaultColDef={"sortable": True, "resizable": True, "suppressHeaderMenuButton": True},
+        dashGridOptions={
+            "theme": GRID_THEME,
+            "animateRows": False,
+            "enableCellTextSelection": True,
+            "tooltipShowDelay": 300,
+            **options,
+        },
+        csvExportParams={"fileName": f"{name}.csv"},
+        style={"height": height, "width": "100%"},
+    )
+    button = html.Button(
+        "CSV",
+        type="button",
+        className="export",
+        **data(grid=name),
+        **aria(label=f"Save {label} as csv"),
+    )
+    return html.Div(
+        [
+            html.Div(table, role="group", **aria(label=label)),
+            html.Div(button, className="exports"),
+        ],
+        className="chart",
+    )
+
+
+def select(page: str, name: str, label: str, options: Sequence[str], value: str | None) -> Any:
+    """A searchable choice."""
+    return dmc.Select(
+        id=control(page, name),
+        label=label,
+        data=[{"value": option, "label": option} for option in options],
+        value=value,
+        searchable=len(options) > 8,
+        allowDeselect=False,
+        size="sm",
+        className="control",
+    )
+
+
+def several(page: str, name: str, label: str, options: Sequence[str], value: list[str]) -> Any:
+    """A choice of any number; none means all."""
+    return dmc.MultiSelect(
+        id=control(page, name),
+        label=label,
+        placeholder="" if value else "all",
+        data=[{"value": option, "label": option} for option in options],
+        value=value,
+        searchable=True,
+        clearable=True,
+        size="sm",
+        className="control wide",
+    )
+
+
+def kpi(value: str, label: str, *, sign: str = "") -> dmc.Paper:
+    """One number and what it is."""
+    return dmc.Paper(
+        [
+            html.Div([html.Span(f"{sign} ", **aria(hidden="true")) if sign else None, value],
+                     className="kpi-value"),
+            dmc.Text(label, size="sm", className="note"),
+        ],
+        withBorder=True,
+        px="md",
+        py="xs",
+        className="kpi",
+    )  # fmt: skip
+
+
+def status(word: str) -> html.Span:
+    """A word with its sign and colour."""
+    sign, colour = SIGNS.get(word, ("●", "gray"))
+    return html.Span(
+        [html.Span(f"{sign} ", **aria(hidden="true")), word], className=f"status is-{colour}"
+    )
+
+
+def empty_state(missing: str, how: str = "", command: str = "") -> dmc.Paper:
+    """What is not there, and the command that makes it."""
+    return dmc.Paper(
+        [
+            dmc.Text(missing, fw=600),
+            dmc.Text(how, size="sm", className="note") if how else None,
+            dmc.Code(command, block=True, mt="xs") if command else None,
+        ],
+        withBorder=True,
+        p="lg",
+        className="card empty",
+    )
+
+
+def page_title(title: str, about: str) -> html.Div:
+    """The heading of a page and one sentence about it."""
+    return html.Div(
+        [dmc.Title(title, order=1, size="h2"), dmc.Text(about, size="sm", className="note")],
+        className="page-title",
+    )

@@ -1,0 +1,96 @@
+"""Recipes against the baseline: a dot, its interval, and zero."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from qprobe.dashboard import theme
+from qprobe.dashboard.figures.frame import empty, frame, text
+from qprobe.dashboard.numerals import interval, short
+from qprobe.dashboard.quality import Change, Group, Question
+
+_WORSE, _BETTER, _OPEN = "worse", "better", "not distinguishable"
+
+
+def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure:
+    """One line a recipe: difference from the baseline with its 95 % interval.
+
+    Colour and symbol say the same: worse, better, or not distinguishable from the baseline.
+    """
+    rows = [
+        (group, row, row.change)
+        for group in reversed(groups)
+        for row in reversed(group.rows)
+        if row.change is not None
+    ]
+    if not rows:
+        return empty(f"No finished run has a partner under {asked.base}.", dark=dark)
+    several = len(groups) > 1
+    figure = frame(dark=dark)
+    for meaning in (_WORSE, _OPEN, _BETTER):
+        shown = [(g, r, c) for g, r, c in rows if _meaning(c, asked) == meaning]
+        if not shown:
+            continue
+        colour, symbol = _look(meaning, dark)
+        limits = [(c.difference.low, c.difference.high) for _, _, c in shown]
+        middle = [c.difference.estimate for _, _, c in shown]
+        figure.add_scatter(
+            x=middle,
+            y=[_label(g.title, r.recipe, several) for g, r, _ in shown],
+            mode="markers",
+            name=meaning,
+            marker={"color": colour, "symbol": symbol, "size": 11},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [_apart(h, m) for (_, h), m in zip(limits, middle, strict=True)],
+                "arrayminus": [_apart(m, low) for (low, _), m in zip(limits, middle, strict=True)],
+                "thickness": 2,
+                "width": 5,
+            },
+            customdata=[
+                [interval(c.difference, sign=True), _evidence(c), text(g.title)]
+                for g, _, c in shown
+            ],
+            hovertemplate="<b>%{y}</b><br>%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}"
+            "<extra></extra>",
+        )
+    order = [_label(g.title, r.recipe, several) for g, r, _ in rows]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor="rgba(0,0,0,0)")
+    figure.update_xaxes(
+        title=f"{asked.score} minus {asked.base}, 95 % interval", zeroline=True, zerolinewidth=2,
+        zerolinecolor=theme.ink(dark), exponentformat="none",
+    )  # fmt: skip
+    return figure
+
+
+def height(groups: Sequence[Group]) -> int:
+    """Pixels that the lines need."""
+    return 120 + 30 * sum(row.change is not None for group in groups for row in group.rows)
+
+
+def _label(title: str, recipe: str, several: bool) -> str:
+    return text(f"{recipe} · {short(title, 28)}" if several else recipe)
+
+
+def _apart(high: float | None, low: float | None) -> float:
+    return 0.0 if high is None or low is None else high - low
+
+
+def _meaning(change: Change, asked: Question) -> str:
+    sign = change.sure * (1 if asked.higher_is_better else -1)
+    return {1: _BETTER, -1: _WORSE}.get(sign, _OPEN)
+
+
+def _look(meaning: str, dark: bool) -> tuple[str, str]:
+    colours = theme.lines(dark)
+    return {
+        _WORSE: (colours[1], "triangle-down"),
+        _BETTER: (colours[0], "triangle-up"),
+        _OPEN: ("#868e96", "circle"),
+    }[meaning]
+
+
+def _evidence(change: Change) -> str:
+    n = change.difference.n
+    return f"over {n} {change.rests}" if change.difference.low is not None else "one pair"

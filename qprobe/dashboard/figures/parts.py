@@ -1,0 +1,84 @@
+"""Heads of attentions and branches of fusions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from qprobe.dashboard import theme
+from qprobe.dashboard.figures.frame import empty, frame, text
+from qprobe.dashboard.figures.layers import labels
+from qprobe.dashboard.layer_table import Measure
+from qprobe.dashboard.parts import Part, grid
+
+
+def heads(found: Sequence[Part], key: str, *, dark: bool) -> go.Figure:
+    """The last value of one measure, attentions down and heads across: bright is worst."""
+    sites, numbers, values = grid(found, key)
+    if not sites:
+        return empty("No head has this measure.", dark=dark)
+    better = Measure("", "", key).higher_is_better
+    figure = frame(
+        go.Heatmap(
+            z=values.astype(np.float32),
+            x=[f"head {number}" for number in numbers],
+            y=labels(sites, 40),
+            colorscale=theme.SEQUENTIAL,
+            reversescale=better,
+            xgap=1,
+            ygap=1,
+            hoverongaps=False,
+            texttemplate="%{z:.3g}" if values.size <= 200 else None,
+            colorbar={
+                "title": {"text": f"{text(key)}<br>{'low' if better else 'high'} is worst",
+                          "side": "right"},
+                "thickness": 12,
+            },
+            hovertemplate="<b>%{y}</b>, %{x}<br>%{z:.5g}<extra></extra>",
+        ),
+        dark=dark,
+        plot_bgcolor=theme.absent(dark),
+    )  # fmt: skip
+    figure.update_xaxes(side="top", showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Sequence[Part] = ()
+          ) -> go.Figure:  # fmt: skip
+    """One measure of every part of one site over the steps; the baseline's are dotted."""
+    kept = [part for part in found if part.key == key]
+    if not kept:
+        return empty("Nothing was recorded here.", dark=dark)
+    figure = frame(dark=dark, hovermode="x unified")
+    for extra, group in (("", kept), (", baseline", [one for one in others if one.key == key])):
+        for part in group:
+            look = theme.line(part.number, dark)
+            figure.add_scatter(
+                x=part.series.steps,
+                y=part.series.values,
+                name=f"{word} {part.number}{extra}",
+                mode="lines",
+                line={"color": look["color"], "width": 2, "dash": "dot" if extra else look["dash"]},
+                hovertemplate="%{y:.4g}",
+            )
+    shown = np.concatenate([part.series.values for part in kept])
+    spread = "energy" in key and bool((shown[np.isfinite(shown)] > 0).all())
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title=text(key.replace("_", " ")), type="log" if spread else "linear")
+    return figure
+
+
+def sampled(values: np.ndarray, *, dark: bool) -> go.Figure:
+    """A map of attention, queries down and keys across."""
+    figure = frame(
+        go.Heatmap(
+            z=values.astype(np.float32), colorscale=theme.SEQUENTIAL,
+            colorbar={"thickness": 12},
+            hovertemplate="query %{y}, key %{x}<br>%{z:.4g}<extra></extra>",
+        ),
+        dark=dark,
+    )  # fmt: skip
+    figure.update_xaxes(title="key", showgrid=False)
+    figure.update_yaxes(title="query", autorange="reversed", showgrid=False)
+    return figure

@@ -1,0 +1,98 @@
+"""One number for each layer, with its interval, the largest first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from qprobe.dashboard import theme
+from qprobe.dashboard.figures.frame import empty, frame
+from qprobe.dashboard.figures.layers import labels
+
+#: More bars than this cannot be read.
+MOST = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A value with the limits that it came with; None where there are none."""
+
+    site: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def bars(found: Sequence[Bar], unit: str, *, dark: bool, chosen: Sequence[str] = ()) -> go.Figure:
+    """The largest 40; chosen layers are hatched, and what may be zero is pale."""
+    finite = [bar for bar in found if np.isfinite(bar.value)]
+    if not finite:
+        return empty("No layer has a value.", dark=dark)
+    ranked = sorted(finite, key=lambda bar: -bar.value)[:MOST]
+    sure = [bar.low is None or bar.low > 0 for bar in ranked]
+    limits = [
+        (0.0, 0.0) if bar.low is None or bar.high is None else (bar.high - bar.value,
+                                                               bar.value - bar.low)
+        for bar in ranked
+    ]  # fmt: skip
+    figure = frame(
+        go.Bar(
+            y=labels([bar.site for bar in ranked], 44),
+            x=np.array([bar.value for bar in ranked]),
+            orientation="h",
+            marker={
+                "color": theme.lines(dark)[0],
+                "opacity": [0.9 if one else 0.4 for one in sure],
+                "pattern": {"shape": ["/" if bar.site in chosen else "" for bar in ranked]},
+            },
+            error_x={
+                "type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
+                "color": theme.ink(dark),
+                "array": [up for up, _ in limits], "arrayminus": [down for _, down in limits],
+            },
+            hovertemplate="<b>%{y}</b><br>%{x:.4g}<extra></extra>",
+        ),
+        dark=dark,
+    )  # fmt: skip
+    left = len(finite) - len(ranked)
+    more = f" (the largest {len(ranked)} of {len(finite)})" if left else ""
+    figure.update_xaxes(title=unit + more, zeroline=True)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def height(count: int) -> int:
+    """Pixels that so many bars need."""
+    return 110 + 22 * min(count, MOST)
+
+
+def curve(found: Sequence[Bar], unit: str, *, dark: bool) -> go.Figure:
+    """What is reached when layers are given back one after another, in their order."""
+    if not found:
+        return empty("Layers were not given back one after another.", dark=dark)
+    figure = frame(dark=dark)
+    figure.add_scatter(
+        x=np.arange(1, len(found) + 1),
+        y=np.array([bar.value for bar in found]),
+        mode="lines+markers",
+        line={"color": theme.lines(dark)[0], "shape": "hv"},
+        customdata=labels([bar.site for bar in found]),
+        hovertemplate="%{x} layers, last %{customdata}<br>%{y:.4g}<extra></extra>",
+    )
+    figure.update_xaxes(title="layers in high precision")
+    figure.update_yaxes(title=unit, rangemode="tozero")
+    return figure
+
+
+def spectrum(points: np.ndarray, *, dark: bool) -> go.Figure:
+    """A density ``[eigenvalue and density, points]``."""
+    figure = frame(dark=dark)
+    figure.add_scatter(
+        x=points[0].astype(np.float64), y=points[1].astype(np.float64), mode="lines",
+        fill="tozeroy", line={"color": theme.lines(dark)[0]},
+        hovertemplate="eigenvalue %{x:.4g}<br>density %{y:.4g}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title="eigenvalue of the Hessian")
+    figure.update_yaxes(title="density")
+    return figure

@@ -1,0 +1,112 @@
+"""Branches: does one input of a fusion starve the others of gradient?"""
+
+from typing import Any
+
+from dash import Dash, Input, Output, dcc, html
+
+from qprobe.dashboard.components import (
+    card,
+    chart,
+    control,
+    empty_state,
+    page_title,
+    select,
+)
+from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.figures.layer import over_time
+from qprobe.dashboard.figures.parts import lines
+from qprobe.dashboard.layer_detail import layer_detail
+from qprobe.dashboard.library import Library
+from qprobe.dashboard.pages.layers import nothing_to_show
+from qprobe.dashboard.parts import parts
+from qprobe.errors import InputError
+from qprobe.records import Column, Series
+
+
+def layout(context: Context) -> Any:
+    """The energy of each branch over the training, with the control in high precision beside it."""
+    run = context.run
+    if run is None:
+        return nothing_to_show(context)
+    found = context.library.answer(run, parts, "branch")
+    title = page_title("Branches", "Gradient energy of each input of a fusion. Pin the bf16 run "
+                       "as baseline: imbalance that it has too is not the recipe's.")  # fmt: skip
+    if not found:
+        return html.Div(
+            [
+                title,
+                empty_state(
+                    "No fusion of branches was watched in this run.",
+                    "Networks with skip connections are watched at every concatenation and sum.",
+                    f"qprobe analyze {run.path.parent / 'best.pt'} --only fusion",
+                ),
+            ]
+        )
+    sites = list(dict.fromkeys(part.site for part in found))
+    keys = list(dict.fromkeys(part.key for part in found))
+    query, baseline = context.query, context.baseline
+    return html.Div(
+        [
+            title,
+            html.Div(
+                [
+                    select("branches", "layer", "Fusion", sites,
+                           query.choice("layer", sites, sites[0])),
+                    select("branches", "measure", "Measure", keys,
+                           query.choice("measure", keys, keys[0])),
+                ],
+                className="controls",
+            ),
+            html.Div(
+                [
+                    card("This run", chart("branch-lines", "branches of this run", 380)),
+                    card("Baseline", chart("branch-control", "branches of the baseline", 380)),
+                ],
+                className="two",
+            ),
+            card("Imbalance of every fusion",
+                 chart("imbalance", "imbalance of fusions over the steps", 340),
+                 note="Largest minus smallest log-energy deviation; 0 is balanced."),
+            dcc.Store(id="branch-runs", data=[run.name, baseline.name if baseline else ""]),
+        ]
+    )  # fmt: skip
+
+
+def register(app: Dash, library: Library) -> None:
+    """The charts follow the controls."""
+
+    @app.callback(
+        Output("branch-lines", "figure"),
+        Output("branch-control", "figure"),
+        Output("imbalance", "figure"),
+        Input(control("branches", "layer"), "value"),
+        Input(control("branches", "measure"), "value"),
+        Input("branch-runs", "data"),
+        Input("look", "data"),
+    )
+    def fill(site: str, key: str, names: list[str], look: str) -> tuple[Any, ...]:
+        run, baseline, dark = library.run(names[0]), library.run(names[1]), look == "dark"
+        if run is None:
+            raise InputError(f"the run {names[0]!r} is gone; choose another one.")
+        found = library.answer(run, parts, "branch")
+        control_ = library.answer(baseline, parts, "branch") if baseline is not None else []
+        imbalance = []
+        for place in dict.fromkeys(part.site for part in found):
+            known = library.answer(run, layer_detail, place).series
+            imbalance += [(place, series) for column, series in known.items() if _whole(column)]
+        return (
+            lines([part for part in found if part.site == site], "branch", key, dark=dark),
+            lines([part for part in control_ if part.site == site], "branch", key, dark=dark),
+            _over_time(imbalance, dark),
+        )
+
+
+def _whole(column: Column) -> bool:
+    return column.key == "imbalance"
+
+
+def _over_time(found: list[tuple[str, Series]], dark: bool) -> Any:
+    return over_time(found[:10], "imbalance", dark=dark)
+
+
+PAGE = Page(path="/branches", title="Branches", sign="⇉", layout=layout, register=register)

@@ -1,0 +1,156 @@
+"""Live: where a training stands, while it runs."""
+
+from typing import Any
+
+import dash_mantine_components as dmc
+import numpy as np
+from dash import Dash, Input, Output, dcc, html
+
+from qprobe.dashboard.attributes import aria
+from qprobe.dashboard.components import (
+    card,
+    chart,
+    control,
+    empty_state,
+    kpi,
+    page_title,
+    select,
+)
+from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.decimate import decimated
+from qprobe.dashboard.figures.layer import over_time
+from qprobe.dashboard.library import Library, Run
+from qprobe.dashboard.numerals import ago, plain
+from qprobe.dashboard.pages.layers import nothing_to_show
+from qprobe.errors import InputError
+from qprobe.records import Metric, RunReader, Series
+
+_SIGNS = {"running": "▶", "finished": "✓", "failed": "✕", "interrupted": "‖"}
+
+
+def layout(context: Context) -> Any:
+    """Progress, the training's own series, and its validations."""
+    run = context.run
+    if run is None:
+        return nothing_to_show(context)
+    measured = context.library.answer(run, training)
+    scores = sorted({metric.name for metric in context.library.answer(run, metrics)})
+    if not measured and not scores:
+        return html.Div(
+            [
+                page_title("Live", run.name),
+                empty_state("This run is no training.", "It has no steps to follow.",
+                            "qprobe train --size tiny --recipe nvfp4"),
+            ]
+        )  # fmt: skip
+    query, names = context.query, list(measured)
+    score = "auprc" if "auprc" in scores else next(iter(scores), None)
+    baseline = context.baseline
+    return html.Div(
+        [
+            page_title("Live", "Where the training stands. It is only read, and never held up."),
+            html.Div(id="live-facts", className="kpis"),
+            html.Div(id="live-progress"),
+            html.Div(
+                [
+                    select("live", "series", "Series", names,
+                           query.choice("series", names, names[0] if names else None)),
+                    select("live", "score", "Validation score", scores,
+                           query.choice("score", scores, score)),
+                    select("live", "axis", "Axis", ["linear", "log"],
+                           query.choice("axis", ["linear", "log"], "linear")),
+                ],
+                className="controls",
+            ),
+            html.Div(
+                [
+                    card("Every step", chart("live-series", "a series over the steps", 360)),
+                    card("Validation", chart("live-scores", "a validation score", 360)),
+                ],
+                className="two",
+            ),
+            dcc.Store(id="live-runs", data=[run.name, baseline.name if baseline else ""]),
+        ]
+    )  # fmt: skip
+
+
+def training(reader: RunReader) -> dict[str, Series]:
+    """What the training recorded of itself, by key, thinned to what a screen can show."""
+    return {column.key: decimated(series) for column, series in reader.select(probe="training")}
+
+
+def metrics(reader: RunReader) -> list[Metric]:
+    """Values of the validation data."""
+    return reader.metrics(split="validation")
+
+
+def score_series(found: list[Metric], name: str | None) -> Series:
+    """One score over the steps."""
+    kept = [metric for metric in found if metric.name == name]
+    return Series(
+        steps=np.array([metric.step for metric in kept], dtype=np.int64),
+        values=np.array([metric.value for metric in kept], dtype=np.float64),
+    )
+
+
+def _facts(run: Run, measured: dict[str, Series], found: list[Metric]) -> list[Any]:
+    loss = measured.get("loss")
+    last = int(loss.steps[-1]) if loss is not None and len(loss) else None
+    epoch = max((metric.epoch for metric in found if metric.epoch is not None), default=None)
+    planned, epochs = run.config.get("steps"), run.config.get("epochs")
+    word = run.status if not run.reason else f"{run.status}: {run.reason}"
+    return [
+        kpi(word, "status", sign=_SIGNS[run.status]),
+        kpi(f"{'–' if last is None else last} of {planned or 'as many as it takes'}", "step"),
+        kpi(f"{'–' if epoch is None else epoch} of {epochs or '–'}", "epoch"),
+        kpi(plain(float(loss.values[-1]) if loss is not None and len(loss) else None), "last loss"),
+        kpi(ago(run.changed_s), "last written"),
+    ]
+
+
+def _progress(run: Run, measured: dict[str, Series]) -> Any:
+    planned, loss = run.config.get("steps"), measured.get("loss")
+    if not isinstance(planned, int) or not planned or loss is None or not len(loss):
+        return None
+    share = min(100.0, 100.0 * int(loss.steps[-1]) / planned)
+    bar = dmc.ProgressSection(value=share, **aria(label="steps done"))
+    return dmc.ProgressRoot(bar, size="lg", mb="md")
+
+
+def register(app: Dash, library: Library) -> None:
+    """Everything follows the file."""
+
+    @app.callback(
+        Output("live-facts", "children"),
+        Output("live-progress", "children"),
+        Output("live-series", "figure"),
+        Output("live-scores", "figure"),
+        Input(control("live", "series"), "value"),
+        Input(control("live", "score"), "value"),
+        Input(control("live", "axis"), "value"),
+        Input("live-runs", "data"),
+        Input("look", "data"),
+        Input("pulse", "data"),
+    )
+    def fill(key: str, score: str, axis: str, names: list[str], *rest: str) -> tuple[Any, ...]:
+        run, dark, logarithmic = library.run(names[0]), rest[0] == "dark", axis == "log"
+        if run is None:
+            raise InputError(f"the run {names[0]!r} is gone; choose another one.")
+        shown = [("this run", run), ("baseline", library.run(names[1]))]
+        series, scores = [], []
+        for word, one in shown:
+            if one is not None:
+                measured = library.answer(one, training)
+                if key in measured:
+                    series.append((word, measured[key]))
+                scores.append((word, score_series(library.answer(one, metrics), score)))
+        measured, found = library.answer(run, training), library.answer(run, metrics)
+        return (
+            _facts(run, measured, found),
+            _progress(run, measured),
+            over_time(series, key or "", dark=dark, logarithmic=logarithmic),
+            over_time(scores, score or "", dark=dark, logarithmic=logarithmic),
+        )
+
+
+PAGE = Page(path="/live", title="Live", sign="∿", layout=layout, register=register)

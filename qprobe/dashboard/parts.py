@@ -1,0 +1,48 @@
+"""Series of the parts of a layer: the heads of an attention, the branches of a fusion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qprobe.dashboard.decimate import decimated
+from qprobe.records import Array, RunReader, Series
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One measure of one part: ``head`` 3 of ``blocks.2.attn``, say."""
+
+    site: str
+    number: int
+    key: str
+    series: Series
+
+
+def parts(reader: RunReader, word: str) -> list[Part]:
+    """Everything that was recorded under keys like ``head3.snr_db``, for the word ``head``."""
+    found = []
+    for column, series in reader.select(site="?*", key=f"{word}[0-9]*.*"):
+        number, _, key = column.key.removeprefix(word).partition(".")
+        if number.isdigit():
+            found.append(
+                Part(site=column.site, number=int(number), key=key, series=decimated(series))
+            )
+    return found
+
+
+def maps(reader: RunReader) -> list[Array]:
+    """Sampled maps of attention: two-dimensional arrays of logits or probabilities."""
+    return [array for array in reader.arrays(role="attn_*") if array.data.ndim == 2]
+
+
+def grid(found: Sequence[Part], key: str) -> tuple[list[str], list[int], np.ndarray]:
+    """Sites, numbers, and the last value of one measure ``[site, number]``; NaN where none is."""
+    kept = [part for part in found if part.key == key and len(part.series)]
+    sites = list(dict.fromkeys(part.site for part in kept))
+    numbers = sorted({part.number for part in kept})
+    values = np.full((len(sites), len(numbers)), np.nan)
+    for part in kept:
+        at = sites.index(part.site), numbers.index(part.number)
+        values[at] = part.series.values[-1]
+    return sites, numbers, values

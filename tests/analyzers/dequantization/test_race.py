@@ -1,0 +1,94 @@
+"""Who leaves, who is measured, and when a race is over; models are numbers here."""
+
+import numpy as np
+
+from qprobe.analyzers.dequantization.evaluation import Judged
+from qprobe.analyzers.dequantization.race import Race, Stop
+from qprobe.inference import Resampling, replicate
+
+
+class Table:
+    """An evaluation whose scores are written down: ``values[name]`` is a score for each sample."""
+
+    def __init__(self, values: dict[str, float], noise: float, batches: int = 8) -> None:
+        random = np.random.default_rng(0)
+        shared = random.normal(size=(batches, 6))
+        self.values = {
+            name: shared + value + noise * random.normal(size=shared.shape)
+            for name, value in values.items()
+        }
+        self.base = Judged(parts=[self._with_count(part) for part in shared])
+        self.sizes = [6] * batches
+        self.groups = list(range(6 * batches))
+        self.seen = 0
+
+    def evaluate(self, variants, into, stop=None) -> None:
+        for name in variants:
+            while into[name].batches < stop:
+                part = self.values[name][into[name].batches]
+                into[name].parts.append(self._with_count(part))
+                self.seen += 1
+
+    def replicates(self, judged: Judged, batches: int | None = None, draws: int = 0):
+        resampling = Resampling(generator=np.random.default_rng(0), draws=draws or 400)
+        return replicate(
+            judged.statistics(batches), lambda totals: totals[:, 0] / totals[:, 1], resampling
+        )
+
+    @staticmethod
+    def _with_count(part):
+        return np.stack([part, np.ones_like(part)], axis=1)
+
+
+def race(values: dict[str, float], screen: dict[str, float], **more):
+    table = Table(values, more.pop("noise", 0.1))
+    runner = Race(table, 2, more.pop("affords", lambda lot: True))
+    order = sorted(values, key=lambda name: -screen.get(name, np.inf))
+    return runner, runner.run(order, screen, dict.fromkeys(values)), table
+
+
+LAYERS = {f"l{n}": value for n, value in enumerate([5.0, 4.0, *[0.1 * n for n in range(18)]])}
+
+
+def test_a_good_screen_ends_it_early():
+    runner, stop, table = race(LAYERS, LAYERS)
+    assert stop is Stop.DECIDED
+    assert runner.best() == ["l0", "l1"]
+    assert set(runner.left) == {"l17", "l18", "l19"}  # they were in the first lot
+    assert table.seen < 0.25 * 8 * len(LAYERS)
+
+
+def test_a_layer_the_screen_knows_nothing_of_is_run():
+    screen = {name: value for name, value in LAYERS.items() if name != "l1"}
+    runner, _, _ = race(LAYERS, screen)
+    assert runner.best() == ["l0", "l1"]
+
+
+def test_a_screen_that_tells_nothing_costs_more_and_the_answer_is_still_right():
+    """Were it upside down, the race would end too early: what the rank agreement is there for."""
+    shuffled = {name: LAYERS[name] for name in sorted(LAYERS, key=lambda name: name[::-1])}
+    runner, stop, table = race(shuffled, dict.fromkeys(shuffled, 1.0))
+    assert runner.best() == ["l0", "l1"]
+    assert stop is Stop.ALL
+    assert table.seen > 0.25 * 8 * len(LAYERS)
+
+
+def test_the_budget_ends_it_after_the_first_lot():
+    screen = {name: 6.0 - value for name, value in LAYERS.items()}
+    runner, stop, _ = race(LAYERS, screen, affords=lambda lot: False)
+    assert stop is Stop.BUDGET
+    assert len(runner.finished) + len(runner.left) == 5
+
+
+def test_noise_sends_nobody_home():
+    runner, _, _ = race(dict.fromkeys(LAYERS, 0.0), dict.fromkeys(LAYERS, 1.0), noise=1.0)
+    assert len(runner.left) < 0.2 * len(LAYERS)
+
+
+def test_what_is_finished_is_not_run_again():
+    runner, _, _ = race(LAYERS, LAYERS)
+    table = Table(LAYERS, 0.1)
+    again = Race(table, 2, lambda lot: True, dict(runner.finished))
+    again.run(sorted(LAYERS, key=lambda name: -LAYERS[name]), LAYERS, dict.fromkeys(LAYERS))
+    assert again.best() == ["l0", "l1"]
+    assert table.seen == 0

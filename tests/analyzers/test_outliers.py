@@ -1,0 +1,78 @@
+"""Outliers from literal records."""
+
+import pytest
+
+from qprobe.analyzers.outliers import CHANNELS, TOKENS, Outliers
+from qprobe.records.schema import Cause, Record, Role, Severity
+
+
+def of(site="fc", noise=0.1, **sizes):
+    """Records of a layer: sizes of its largest channel, token and weight, ways by their noise."""
+    ways = {"intended": noise, **sizes.pop("ways", {"smoothed": noise / 2, "x_high": noise / 3})}
+    sizes = {"channel": 1.0, "token": 1.0, "weight": 1.0, **sizes}
+    values = [
+        ("input", "moments", "channel_std_max", sizes["channel"] * 3.0),
+        ("input", "moments", "channel_std_median", 3.0),
+        ("input", "moments", "token_mean_square_max", sizes["token"] ** 2 * 5.0),
+        ("input", "moments", "token_mean_square_median", 5.0),
+        ("weight", "moments", "channel_std_max", sizes["weight"] * 0.1),
+        ("weight", "moments", "channel_std_median", 0.1),
+        ("input", "moments", "n", 640.0),
+        ("weight", "moments", "n", 64.0),
+        *(("grad_output", "output_error", f"{way}.noise_share", v) for way, v in ways.items()),
+    ]
+    return [Record("", 1, site, role, probe, key, value) for role, probe, key, value in values]
+
+
+def found(**sizes):
+    return Outliers().analyze(of(**sizes))
+
+
+def test_an_even_layer_needs_nothing():
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cause", "role", "unit", "n"),
+    [
+        ({"channel": 20.0}, Cause.CHANNEL_OUTLIER, Role.INPUT, CHANNELS, 640),
+        ({"token": 20.0}, Cause.SPATIAL_OUTLIER, Role.INPUT, TOKENS, 640),
+        ({"weight": 20.0}, Cause.CHANNEL_OUTLIER, Role.WEIGHT, CHANNELS, 64),
+        ({"channel": 20.0, "token": 10.0}, Cause.CHANNEL_OUTLIER, Role.INPUT, CHANNELS, 640),
+        ({"channel": 20.0, "token": 30.0}, Cause.SPATIAL_OUTLIER, Role.INPUT, TOKENS, 640),
+    ],
+)
+def test_the_larger_one_is_the_outlier(sizes, cause, role, unit, n):
+    (one,) = found(**sizes)
+    assert (one.cause, one.roles, one.unit, one.n) == (cause, (role,), unit, n)
+    assert one.effect == pytest.approx(max(sizes.values()))
+    assert one.severity is Severity.WARN
+
+
+def test_outliers_that_no_granularity_minds_are_none():
+    assert found(channel=9.0, ways={"smoothed": 0.07}) == []
+    assert len(found(channel=9.0, ways={"smoothed": 0.05})) == 1
+    assert len(found(channel=16.0, ways={"smoothed": 0.07})) == 1
+    assert found(channel=16.0, ways={"smoothed": 0.095}) == []
+
+
+@pytest.mark.parametrize(
+    ("ways", "remedy", "left"),
+    [
+        ({"smoothed": 0.01, "x_channel": 0.02, "x_high": 0.0}, "quant.ptq.smooth", "1.00%"),
+        ({"smoothed": 0.03, "x_channel": 0.02, "x_high": 0.0}, "granularity channel", "2.00%"),
+        ({"rotated": 0.01, "smoothed": 0.02}, "RHT", "1.00%"),
+        ({"smoothed": 0.09, "x_high": 0.03}, "input in high precision", "3.00%"),
+    ],
+)
+def test_the_remedy_is_the_one_that_leaves_least(ways, remedy, left):
+    (one,) = found(token=20.0, ways=ways)
+    assert remedy in one.remedy
+    assert f"{left} with the remedy" in one.claim
+
+
+def test_what_was_not_measured_is_not_guessed():
+    assert Outliers().analyze([]) == []
+    without = [one for one in of(channel=20.0) if one.probe != "output_error"]
+    assert Outliers().analyze(without) == []
+    assert Outliers().analyze([one for one in of(channel=20.0) if one.probe != "moments"]) == []

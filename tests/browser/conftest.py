@@ -1,0 +1,111 @@
+"""A real Chromium that fails a test on console errors, external requests and failed responses."""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import synthetic_runs
+from werkzeug.serving import make_server
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+VIEW = {"width": 1440, "height": 1000}
+#: How long something may take to appear; a busy machine needs it, a quick one never waits.
+PATIENCE_MS = 30_000
+#: Nothing but this machine has an address, so an asset from elsewhere fails on every machine.
+FLAGS = (
+    "--disable-gpu",
+    "--font-render-hinting=none",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["sync_api.Browser"]:
+    program = os.environ.get("QPROBE_CHROMIUM") or shutil.which("chromium")
+    if program is None:
+        pytest.skip("there is no chromium; install it, or name one in QPROBE_CHROMIUM")
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def context(chromium: "sync_api.Browser") -> Iterator["sync_api.BrowserContext"]:
+    """One context for all tests: what the browser has cached stays cached."""
+    found = chromium.new_context(
+        viewport=VIEW, reduced_motion="reduce", locale="en-GB", timezone_id="UTC"
+    )
+    found.set_default_timeout(PATIENCE_MS)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Callable[[Path], str]]:
+    """Serve the runs at a path; the address of the dashboard."""
+    from qprobe.dashboard import create_app
+
+    servers = []
+
+    def start(path: Path) -> str:
+        server = make_server("127.0.0.1", 0, create_app(path).server, threaded=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of three recipes with an analysis."""
+    return synthetic_runs.folder(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def base(served: Callable[[Path], str], sweep: Path) -> str:
+    return served(sweep)
+
+
+def watch(page: "sync_api.Page") -> list[str]:
+    """The list of what went wrong in a page, filled as it happens."""
+    wrong: list[str] = []
+
+    def console(message: "sync_api.ConsoleMessage") -> None:
+        if message.type == "error":
+            wrong.append(f"console: {message.text}")
+
+    def request(asked: "sync_api.Request") -> None:
+        parts = urlsplit(asked.url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            wrong.append(f"external request: {asked.url}")
+
+    def response(given: "sync_api.Response") -> None:
+        if given.status >= 400:
+            wrong.append(f"{given.status}: {given.url}")
+
+    page.on("console", console)
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("request", request)
+    page.on("response", response)
+    return wrong
+
+
+@pytest.fixture
+def page(context: "sync_api.BrowserContext") -> Iterator["sync_api.Page"]:
+    """A tab in which nothing may go wrong."""
+    tab = context.new_page()
+    wrong = watch(tab)
+    yield tab
+    tab.close()
+    assert wrong == []

@@ -1,0 +1,196 @@
+import re
+
+import pytest
+import synthetic_runs
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+PAIR = "?run=vit-nvfp4-s0&baseline=vit-bf16-s0"
+#: Something of each page that is there only when its callbacks have answered.
+PAGES = {
+    "": "#recipes .scatterlayer .point",
+    "layers": "#fingerprint .heatmaplayer image",
+    "layer": "#layer-histogram .barlayer path",
+    "attention": "#heads .heatmaplayer image",
+    "branches": "#branch-lines .scatterlayer path",
+    "recovery": "#recovery .barlayer path",
+    "curvature": "#curvature .barlayer path",
+    "predictions": "#curves .scatterlayer path",
+    "compare": "#difference .heatmaplayer image",
+    "live": "#live-series .scatterlayer path",
+}
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa"]}
+
+
+def opened(page, base, name, search=PAIR):
+    page.goto(f"{base}/{name}{search}")
+    expect(page.locator(PAGES[name]).first).to_be_attached()
+
+
+def violations(page):
+    found = Axe().run(page, options=RULES).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found]
+
+
+def test_every_page_shows_its_charts_to_everybody(page, base):
+    """One tab through the navigation: a page is built in place, which a reload would hide."""
+    opened(page, base, "")
+    found = {"": violations(page)}
+    for name in filter(None, PAGES):
+        page.locator(f"#navigation a[href*='/{name}?']").click()
+        expect(page.locator(PAGES[name]).first).to_be_attached()
+        found[name] = violations(page)
+    assert found == {name: [] for name in PAGES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_shows_its_charts_in_the_dark(chromium, base, name):
+    context = chromium.new_context(color_scheme="dark", reduced_motion="reduce")
+    tab = context.new_page()
+    opened(tab, base, name)
+    expect(tab.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+    assert violations(tab) == []
+    context.close()
+
+
+def test_two_clicks_lead_to_the_failing_layer_and_the_link_opens_it_again(page, base, context):
+    page.goto(base)
+    page.locator("#overview-findings a", has_text=synthetic_runs.FAILING).first.click()
+    expect(page.get_by_role("heading", name="Layer", exact=True)).to_be_visible()
+    expect(page.locator("#page")).to_contain_text("give every channel its own scale")
+    other = context.new_page()
+    other.goto(page.url)
+    expect(other.locator("#page")).to_contain_text(synthetic_runs.FAILING)
+    other.close()
+
+
+def test_the_three_forms_of_layers_follow_the_filter(page, base):
+    opened(page, base, "layers")
+    page.get_by_label("Layers (regex)").fill(r"blocks\.[02]\.attn")
+    expect(page.locator("#layers-shown")).to_contain_text("4 of 26 layers")
+    expect(page.locator("#layers .ag-center-cols-container .ag-row")).to_have_count(4)
+    page.get_by_label("Layers (regex)").fill("(")
+    expect(page.get_by_text("no regular expression")).to_be_visible()
+
+
+def test_a_click_on_a_cell_opens_its_layer(page, base):
+    opened(page, base, "layers")
+    box = page.locator("#matrix .nsewdrag").bounding_box()
+    x, y = box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 2.5 / 8
+    page.mouse.move(x, y)
+    expect(page.locator("#matrix .hoverlayer .hovertext")).to_be_visible()
+    page.mouse.click(x, y)
+    expect(page).to_have_url(re.compile(r"/layer\?.*layer=blocks\.2\.attn\.qkv"))
+    expect(page.locator("#layer-histogram .barlayer path").first).to_be_attached()
+
+
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("png", "svg")), "csv"]
+)
+def test_a_chart_can_be_saved(page, base, kind):
+    opened(page, base, "recovery")
+    with page.expect_download() as saved:
+        page.get_by_label(f"Save recovery of every layer as {kind}").click()
+    assert saved.value.suggested_filename == f"recovery.{kind}"
+    data = saved.value.path().read_bytes()
+    if kind == "csv":
+        lines = data.decode().splitlines()
+        assert lines[0] == "series,x,y,z"
+        assert len(lines) == 1 + len(synthetic_runs.layers())
+        assert synthetic_runs.FAILING in lines[1]
+    else:
+        assert data.startswith(b"\x89PNG" if kind == "png" else b"<svg")
+
+
+@pytest.mark.slow
+def test_a_grid_and_a_plan_can_be_saved(page, base):
+    opened(page, base, "layers")
+    with page.expect_download() as saved:
+        page.get_by_label("Save layers as csv").click()
+    assert synthetic_runs.FAILING in saved.value.path().read_text()
+    opened(page, base, "recovery")
+    expect(page.locator("#plan-text")).to_contain_text("bf16")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="save plan.toml").click()
+    assert saved.value.path().read_text() == f'"{synthetic_runs.FAILING}" = "bf16"\n'
+
+
+def test_keys(page, base):
+    opened(page, base, "layers")
+    page.keyboard.press("/")
+    expect(page.get_by_label("Layers (regex)")).to_be_focused()
+    page.keyboard.press("Escape")
+    page.locator("h1").click()
+    page.keyboard.press("d")
+    expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+    page.keyboard.press("d")
+    page.keyboard.press("?")
+    expect(page.get_by_text("next and previous failing layer")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("]")
+    expect(page).not_to_have_url(re.compile("run=vit-nvfp4-s0&"))
+
+
+def test_charts_change_with_the_theme(page, base):
+    opened(page, base, "live")
+    label = page.locator("#live-series .xtitle")
+    light = label.evaluate("node => getComputedStyle(node).fill")
+    page.keyboard.press("d")
+    expect(label).not_to_have_css("fill", light)
+    page.keyboard.press("d")
+    expect(label).to_have_css("fill", light)
+
+
+def test_names_that_are_markup_are_harmless(page, served, tmp_path):
+    synthetic_runs.hostile(tmp_path / "<i>run<.qprobe")
+    base = served(tmp_path)
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    page.goto(base)
+    expect(page.locator("#overview-findings")).to_contain_text("<img src=x")
+    for name in ("", "layers", "layer", "live"):
+        slots = {"layer": "#layer-time .scatterlayer path", "": "#runs .ag-row"}
+        opened_at = slots.get(name, PAGES[name])
+        page.goto(f"{base}/{name}")
+        expect(page.locator(opened_at).first).to_be_attached()
+        wide = "() => document.documentElement.scrollWidth - window.innerWidth"
+        assert page.evaluate(wide) <= 0, f"{name} is wider than the window"
+    assert page.locator("img[src=x], #page b > b").count() == 0
+
+
+def test_a_folder_without_runs_says_how_to_make_one(page, served, tmp_path):
+    base = served(tmp_path)
+    page.goto(base)
+    expect(page.get_by_text("qprobe sweep")).to_be_visible()
+    page.goto(f"{base}/layers?run=gone")
+    expect(page.get_by_text("There is no run 'gone' here.")).to_be_visible()
+    page.goto(f"{base}/nowhere")
+    expect(page.get_by_text("There is no page /nowhere.")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_runs_without_measurements_name_the_command(page, base):
+    for name in ("layers", "attention", "branches", "recovery", "curvature"):
+        page.goto(f"{base}/{name}?run=vit-bf16-s1")
+        expect(page.locator(".empty")).to_contain_text("qprobe analyze")
+
+
+def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path):
+    from qprobe.records import Batch, Column, RunInfo, create
+
+    info = RunInfo(config=synthetic_runs.config("nvfp4", 0), environment={}, recipe="nvfp4")
+    with create(tmp_path / "run.qprobe", info) as writer:
+        layout = writer.layout([Column("", "", "training", "loss")])
+
+        def step(number):
+            writer.records(number, Batch(layout=layout, values=synthetic_runs.np.array([1.0])))
+            writer.flush()
+
+        step(1)
+        page.goto(f"{served(tmp_path)}/live")
+        expect(page.locator("#live-facts")).to_contain_text("1 of 100")
+        expect(page.locator("#live-facts")).to_contain_text("running")
+        step(42)
+        expect(page.locator("#live-facts")).to_contain_text("42 of 100")
+        page.get_by_role("button", name="pause").click()
+        expect(page.get_by_role("button", name="go on")).to_be_visible()

@@ -1,0 +1,18 @@
+from playwright.sync_api import expect
+
+from qprobe.dashboard.library import Library
+from qprobe.dashboard.report import write
+
+
+def test_a_report_opens_from_the_disk_without_a_request(context, sweep, tmp_path):
+    path = write(Library([sweep]), tmp_path / "report.html")
+    tab, asked, wrong = context.new_page(), [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.goto(path.as_uri())
+    expect(tab.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    expect(tab.locator(".heatmaplayer image").first).to_be_attached()
+    tab.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert wrong == []

@@ -1,0 +1,58 @@
+"""What a session promises, on models of other libraries."""
+
+import pytest
+import torch
+from plain_probes import Alone, Windowed, under_a_recipe
+from sites import foreign
+from sites.zoo import hooks_of, loss_of
+
+import qprobe
+from qprobe.probes.base import PROBES
+from qprobe.sites import discover, trace
+from qprobe.sites.dataflow import tensors_in
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # theirs are not ours to fix
+]
+MAKERS = (
+    *(foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin),
+    *(foreign.unet, foreign.swin_unetr, foreign.rt_detr),
+)
+BY_NAME = {probe.name: under_a_recipe(probe) for probe in (Alone(), Windowed(), *PROBES)}
+
+
+def train(model, batch, session=None):
+    torch.manual_seed(7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    kept = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        values = [value for value in tensors_in(model(**batch)) if value.requires_grad]
+        sum(loss_of(value) for value in values).backward()
+        kept += [t.detach().clone() for t in values]
+        kept += [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        optimizer.step()
+        if session is not None:
+            session.step()
+    return [*kept, *(b.clone() for b in model.buffers()), torch.random.get_rng_state()]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_foreign_model_keeps_its_bits(make, attention, name):
+    model, batch = foreign.made(make, attention)
+    plain = train(model.train(), batch)
+    hooks = hooks_of(model)
+    model, batch = foreign.made(make, attention)
+    sites = [*discover(model.train()), *trace(model, **batch).sites]
+    if not any(BY_NAME[name].selects(site) for site in sites):
+        pytest.skip("selects nothing here")
+    options = {"probes": [BY_NAME[name]], "schedule": {name: 1}, "example": batch}
+    with qprobe.attach(model, **options) as session:
+        watched = train(model, batch, session)
+    assert len(plain) == len(watched)
+    assert all(map(torch.equal, plain, watched))
+    assert hooks_of(model) == hooks
+    assert any(record.probe == name for record in session.records())

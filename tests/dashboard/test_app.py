@@ -1,0 +1,70 @@
+"""Contracts of every page: what its layout promises, whatever is in the run."""
+
+import pytest
+import synthetic_runs
+from dash import dcc
+from dash.development.base_component import Component
+
+from qprobe.dashboard import create_app
+from qprobe.dashboard.context import Context
+from qprobe.dashboard.library import Library
+from qprobe.dashboard.pages import PAGES
+from qprobe.dashboard.query import Query
+from qprobe.dashboard.theme import GRAPH_CONFIG
+from qprobe.errors import InputError
+
+SEARCHES = [
+    "",
+    "?run=vit-nvfp4-s0&baseline=vit-bf16-s0",
+    "?run=vit-bf16-s1",
+    "?run=vit-nvfp4-s0/analysis",
+    "?run=gone",
+    "?run=vit-nvfp4-s0&layer=%3Cscript%3E&step=-1&measure=x&filter=(&split=%00",
+]
+
+
+def walk(component):
+    yield component
+    if isinstance(component, Component):
+        children = getattr(component, "children", None)
+        for child in children if isinstance(children, list | tuple) else [children]:
+            if child is not None:
+                yield from walk(child)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.title)
+def test_every_graph_has_a_height_and_sends_nothing_away(page, search, library):
+    context = Context(library=library, query=Query.parse(search))
+    for one in walk(page.layout(context)):
+        if isinstance(one, dcc.Graph):
+            assert one.config is GRAPH_CONFIG
+            assert one.style["height"] > 100
+
+
+def test_plotly_hands_nothing_to_its_makers():
+    assert GRAPH_CONFIG["showSendToCloud"] is False
+    assert GRAPH_CONFIG["plotlyServerURL"] == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.title)
+def test_hostile_names_and_an_empty_folder_are_laid_out(page, tmp_path):
+    library = Library([tmp_path])
+    for count in range(2):
+        context = Context(library=library, query=Query.parse(""))
+        assert page.layout(context) is not None
+        if not count:
+            synthetic_runs.hostile(tmp_path / "<b>.qprobe")
+            library.runs(now=True)
+
+
+def test_two_apps_do_not_share_pages(sweep, tmp_path):
+    first, second = create_app(sweep), create_app(tmp_path, base_path="/q/")
+    assert len(first.callback_map) == len(second.callback_map)
+    answer = second.server.test_client().get("/q/", headers={"Host": "localhost"})
+    assert answer.status_code == 200
+
+
+def test_a_base_path_has_slashes(sweep):
+    with pytest.raises(InputError, match="base path"):
+        create_app(sweep, base_path="q")
