@@ -16,6 +16,8 @@ from rich.table import Table
 import qprobe
 from qprobe.engine import Workbench, evaluate, reopen
 
+#: What four bits would do to each tensor, and how it is distributed, as the training goes on.
+PROBES = ("--probes", "four_bit,moments", "--budget", "10%")
 #: What a short training needs that a long one does not: a warm-up and a schedule that ends.
 SETTINGS = (
     *("--arch", "cnn", "--size", "tiny", "--data", "phantom", "--batch", "16"),
@@ -34,8 +36,10 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     began = time.perf_counter()
 
-    console.rule("1. Train a CNN in full precision")
+    console.rule("1. Train a CNN in full precision, with probes that watch every layer")
     train(chosen.out, chosen.steps)
+    console.print("[bold]What they saw last[/bold], the largest error in 4 bits first:")
+    qprobe_("watch", str(chosen.out), "--by", "int4", "--rows", "5")
     bench = reopen(chosen.out / "best.pt")
 
     console.rule("2. The same weights under other recipes, every layer quantized")
@@ -52,12 +56,15 @@ def main() -> None:
 
 def train(folder: Path, steps: int) -> None:
     """What `qprobe train` does from a shell; a finished training is not run again."""
-    command = [sys.executable, "-m", "qprobe", "train"]
     if (folder / "run.qprobe").exists():
         arguments = ["--resume", str(folder)]
     else:
-        arguments = [*SETTINGS, "--steps", str(steps), "--out", str(folder)]
-    subprocess.run([*command, *arguments], check=True)
+        arguments = [*SETTINGS, *PROBES, "--steps", str(steps), "--out", str(folder)]
+    qprobe_("train", *arguments)
+
+
+def qprobe_(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "qprobe", *words], check=True)
 
 
 def score(bench: Workbench, recipe: str, restored: str | None = None) -> float:

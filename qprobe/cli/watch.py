@@ -14,6 +14,8 @@ from qprobe.errors import InputError
 from qprobe.records import Status
 from qprobe.records import open as open_run
 
+#: Columns of a pipe, which has no width of its own.
+_WIDE = 120
 _BY = f"What layers are ranked by: {', '.join(MEASURES)}."
 
 
@@ -32,7 +34,7 @@ def watch(
     """
     if by not in MEASURES:
         raise InputError(f"layers cannot be ranked by {by!r}; choose one of {', '.join(MEASURES)}.")
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     with open_run(_file(run)) as reader:
         seen = look(reader, by)
         if once or not sys.stdout.isatty() or seen.meta.status is not Status.RUNNING:

@@ -14,7 +14,9 @@ def tables(folder: Path) -> str:
     """What the demo shows of the recipes and layers, without the time it took."""
     command = [sys.executable, str(DEMO), "--steps", "60", "--out", str(folder)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return re.split(r"\n\d+ s\. The run", shown[shown.index("2. The same weights") :])[0]
+    assert re.search(r"^layer +tensor +NVFP4 dB +INT4 dB +underflow +kurtosis", shown, re.MULTILINE)
+    assert re.search(r"probes cost \d+\.\d%", shown)
+    return re.split(r"\n\d+ s\. The run", shown[shown.index("What they saw last") :])[0]
 
 
 @pytest.mark.slow

@@ -92,13 +92,23 @@ def expected(tensor):
     }
 
 
+def sqnrs_db(x):
+    """SQNR of NVFP4 by the slow reference, in float64: of all tokens, and of each even sample."""
+    noise = nvfp4.quantize(x).dequant.astype(np.float64) - x
+    signal, noise = np.square(x, dtype=np.float64).sum(1), np.square(noise).sum(1)
+    samples = [slice(first, None, every) for every in (8, 9) for first in range(every)]
+    whole, *parts = (signal[at].sum() / noise[at].sum() for at in (slice(None), *samples))
+    return 10 * np.log10(whole), 10 * np.log10(parts)
+
+
 @pytest.mark.slow
 def test_the_script_records_what_float64_finds_of_a_model_it_has_never_seen(tmp_path, monkeypatch):
-    """Moments within 1e-4 of themselves, SQNR of a sample of tokens within 0.5 dB of all."""
+    """Moments within 1e-4; SQNR within 0.001 dB of a sample's of one token in 8 or 9."""
     pytest.importorskip("transformers")
-    assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 20
+    assert len([line for line in SCRIPT.splitlines() if line]) <= 13  # with its name
     monkeypatch.chdir(tmp_path)
     seen = {}
+    torch.manual_seed(0)
     exec(SCRIPT.replace("with qprobe", "keep(model, batch)\nwith qprobe"), {"keep": keeper(seen)})  # noqa: S102
     with records.open(tmp_path / "x.qprobe") as run:
         assert run.series("", "", "training", "loss").steps.tolist() == [*range(1, 12)]
@@ -108,11 +118,10 @@ def test_the_script_records_what_float64_finds_of_a_model_it_has_never_seen(tmp_
                 found = run.series(LAYER, role, "moments", key).values[0]
                 assert found == pytest.approx(value, rel=1e-4, abs=1e-7), (role, key)
         for role in ("input", "weight"):
-            x = seen[role].detach().flatten(0, -2).double()
-            noise = dequantized(x) - x
-            sqnr_db = 10 * torch.log10(x.square().sum() / noise.square().sum())
             found = run.series(LAYER, role, "four_bit", "nvfp4.sqnr_db").values[0]
-            assert found == pytest.approx(sqnr_db.item(), abs=0.5)
+            whole, samples = sqnrs_db(seen[role].flatten(0, -2).numpy())
+            assert found == pytest.approx(whole, abs=1.5)
+            assert min(abs(found - one) for one in samples) < 1e-3
         probes = {column.probe for column, _ in run.select()}
     assert {"branch_energy", "histogram", "session"} <= probes
 
@@ -127,7 +136,7 @@ def keeper(seen):
         def first(module, given, output):
             handle.remove()
             seen["input"], seen["output"] = given[0].detach().clone(), output.detach().clone()
-            output.register_hook(lambda grad: seen.setdefault("grad_output", grad.clone()) and None)
+            output.register_hook(lambda grad: seen.update(grad_output=grad.clone()))
 
         def skip_trace(module, given, output):
             tracing.remove()
