@@ -134,9 +134,9 @@ def _confusion_rows(doctor: str, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def read(path: Path) -> list[Verdict]:
-    """Verdicts that an earlier run has printed as data."""
+    """Verdicts that an earlier run has logged."""
     found = []
-    for one in json.loads(path.read_text("utf-8")):
+    for one in map(json.loads, path.read_text("utf-8").splitlines()):
         case, diagnosis = one["case"], one["diagnosis"]
         effect = case["effect"] and Interval(**case["effect"])
         ranked = tuple((site, cause) for site, cause in diagnosis["ranked"])
@@ -161,6 +161,9 @@ def examine(folder: Path, doctors: dict[str, Doctor], options: argparse.Namespac
             for name, doctor in doctors.items():
                 diagnosis = doctor(ward.subject())
                 verdicts.append(Verdict(case=case, doctor=name, diagnosis=diagnosis))
+                if options.log:
+                    with options.log.open("a", encoding="utf-8") as log:
+                        print(json.dumps(asdict(verdicts[-1])), file=log)
     return verdicts
 
 
@@ -174,7 +177,8 @@ def main() -> None:
     options.add_argument("--architectures", nargs="+", default=ARCHITECTURES, metavar="NAME")
     options.add_argument("--analyzers", nargs="*", default=[], metavar="NAME")
     options.add_argument("--batches", type=int, help="batches that analyzers look at; all")
-    options.add_argument("--reports", nargs="+", type=Path, help="tables of earlier --json runs")
+    options.add_argument("--log", type=Path, help="append each verdict here as it comes, as JSON")
+    options.add_argument("--reports", nargs="+", type=Path, help="only the tables of earlier logs")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     if chosen.reports:

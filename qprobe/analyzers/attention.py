@@ -12,13 +12,16 @@ NATS = "nats of logit error"
 CONTROL = "the same queries and keys in high precision"
 REFERENCE = "docs/concepts/attention.md; docs/concepts/diagnosis.md, attention"
 #: Nats of error from which softmax feels it: total variation is then about a tenth. Healthy heads
-#: stay below 0.2.
+#: stay below 0.1.
 FELT = 0.5
-#: Ratio of signal to noise of independent rounding errors, in dB: 17 for any size of head. Errors
-#: of an offset that all keys share lie far below.
-INDEPENDENT_DB = 12.0
-#: Share of the levels of probabilities that is left, from which attention is in steps.
-STEPS = 0.5
+#: The same where it is no error of rounding alone, so that less is no accident.
+FELT_OFFSET = 0.25
+#: Ratio of signal to noise in dB. Independent rounding errors give 15 and more at any size of the
+#: head; the errors of an offset that all keys share lie far below.
+INDEPENDENT_DB = 10.0
+#: Share of the levels of probabilities that is left, from which attention is in steps. Where the
+#: product itself is in four bits, healthy attention keeps 0.18.
+STEPS = 0.1
 
 _HIGH = "keep the projection of queries and keys and the attention product in high precision"
 _REMEDIES = {
@@ -80,9 +83,9 @@ def _heads(values: Mapping[str, float]) -> Iterator[_Head]:
 
 
 def _cause(head: _Head) -> Cause | None:
-    if head.error < FELT:
-        return None
-    return Cause.LOGIT_OFFSET if head.snr_db < INDEPENDENT_DB else Cause.LOGIT_GROWTH
+    if head.snr_db < INDEPENDENT_DB:
+        return Cause.LOGIT_OFFSET if head.error >= FELT_OFFSET else None
+    return Cause.LOGIT_GROWTH if head.error >= FELT else None
 
 
 def _finding(site: str, cause: Cause, head: _Head) -> Finding:

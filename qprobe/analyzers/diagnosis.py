@@ -16,7 +16,7 @@ _COSTS, _SCORE = "dequantization", "score"
 _LIMITS = {
     outliers.CHANNELS: 6.0,
     outliers.TOKENS: 8.0,
-    attention.NATS: attention.FELT,
+    attention.NATS: attention.FELT_OFFSET,
     fusion.UNIT: fusion.CONCATENATED,
     gradients.UNIT: gradients.BIASED,
     gradients.NOISE: gradients.NOISY,

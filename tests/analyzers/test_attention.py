@@ -21,6 +21,8 @@ def of(**heads):
     [
         ((0.1, 20.0, 1.0), []),
         ((0.1, 5.0, 0.2), []),  # a bad ratio of logits too small to matter
+        ((0.3, 17.0, 2.3), []),  # a good ratio of logits that have grown a little
+        ((0.3, 2.0, 0.4), [Cause.LOGIT_OFFSET]),
         ((1.3, 17.0, 10.0), [Cause.LOGIT_GROWTH]),
         ((1.3, 2.0, 1.6), [Cause.LOGIT_OFFSET]),
     ],
@@ -44,10 +46,10 @@ def test_the_worst_head_speaks_for_its_cause():
 
 
 def test_few_levels_are_a_note():
-    level = Record("", 1, "attn", "attn_probs", "softmax_levels", "levels_ratio", 0.4)
+    level = Record("", 1, "attn", "attn_probs", "softmax_levels", "levels_ratio", 0.05)
     (one,) = Attention().analyze([*of(head0=(0.1, 20.0, 1.0)), level])
-    assert (one.severity, one.effect) == (Severity.INFO, 0.4)
-    more = Record("", 1, *level.column, 0.6)
+    assert (one.severity, one.effect) == (Severity.INFO, 0.05)
+    more = Record("", 1, *level.column, 0.2)
     assert Attention().analyze([*of(head0=(0.1, 20.0, 1.0)), more]) == []
 
 

