@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from oracles import nvfp4
 from torch import nn
 
 import qprobe
