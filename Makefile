@@ -70,6 +70,8 @@ bench: setup
 	$(BIN)/python benchmarks/summary.py
 	$(BIN)/python benchmarks/attention_probes.py
 	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/weight_report.py
 	$(BIN)/python benchmarks/dashboard.py
 
