@@ -73,10 +73,17 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
         verdict=verdict,
         rows=rows,
         caveats=tuple(_caveats(measured, findings, problem)),
-        not_measured=tuple(
-            f"{site}: {reason}" if site else reason for site, reason in not_measured(records)
-        ),
+        not_measured=tuple(_missed(records)),
     )
+
+
+def _missed(records: Sequence[Record]) -> Iterator[str]:
+    """What was not measured, those together that have the same reason."""
+    reasons: dict[str, list[str]] = {}
+    for site, reason in not_measured(records):
+        reasons.setdefault(reason, []).append(site)
+    for reason, sites in reasons.items():
+        yield f"{', '.join(sites)}: {reason}"
 
 
 def _of_score(

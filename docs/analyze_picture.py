@@ -1,0 +1,36 @@
+"""Draw docs/analyze.svg: what `qprobe analyze` says of the demo's checkpoint.
+
+Run by `make docs` after `make demo`; the picture is the report of a run file, not a drawing of one.
+"""
+
+import argparse
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from qprobe import records
+from qprobe.cli.analysis_report import render
+from qprobe.cli.analysis_view import Subtitle, view
+
+PICTURE = Path(__file__).with_name("analyze.svg")
+
+
+def draw(run: Path) -> str:
+    """The report of a run file as SVG."""
+    with records.open(run) as reader:
+        meta, found = reader.meta, reader.findings()
+        measured = list(reader.records())
+    title, score = str(meta.config["title"]), meta.config["score"]
+    about = Subtitle(title=title, recipe=meta.recipe, score=None if score is None else str(score))
+    console = Console(record=True, width=104, file=StringIO(), highlight=False)
+    console.print(render(view(about, measured, found), f"{title}, {meta.recipe}", run))
+    return console.export_svg(title="qprobe analyze", unique_id="analyze")
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument(
+        "run", type=Path, nargs="?", default=Path("runs/demo/best-int4-tensor.qprobe")
+    )
+    PICTURE.write_text(draw(options.parse_args().run))

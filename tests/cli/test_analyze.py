@@ -1,0 +1,178 @@
+import json
+import re
+import sqlite3
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qprobe import records
+from qprobe.analyzers.dequantization import Dequantization
+from qprobe.cli.main import main
+from qprobe.records import Status
+
+FAST = ("--only", "dequantization", "--only", "weights")
+
+
+def told(capsys, *arguments):
+    code = main(["analyze", *map(str, arguments)])
+    return code, capsys.readouterr()
+
+
+def test_the_layer_with_one_huge_output_is_named_and_its_remedy_verified(own, tmp_path, capsys):
+    out = tmp_path / "a.qprobe"
+    code, said = told(
+        capsys, "--subject", f"{own}:make_subject", "--recipe", "int4-tensor", "--layers", "all",
+        "--verify", "--only", "dequantization", "--out", out, "--json",
+    )  # fmt: skip
+    whole = json.loads(said.out)
+    assert code == 0
+    assert whole["problem"] is True
+    first = whole["rows"][0]
+    assert first["site"] == "2"
+    assert first["verified"] == "verified"
+    assert first["remedy"].startswith(("int4-", "svd"))  # not smooth: the input is fine
+    assert f"{own}:make_subject" in said.err
+    with records.open(out) as run:
+        assert run.meta.status is Status.FINISHED
+        assert run.meta.recipe == "int4-tensor"
+        keys = {one.key for one in run.records(site="2", probe="verification")}
+    assert {"recovery.bf16", "recovery.smooth", "recovery.int4-channel-token"} <= keys
+    # The same file, read again by another command.
+    assert main(["plan", str(out), "--keep", "1 layer"]) in (0, 2)
+
+
+def test_a_checkpoint_of_a_training_rebuilds_model_and_data(trained, tmp_path, capsys):
+    out = tmp_path / "a.qprobe"
+    code, said = told(capsys, trained, *FAST, "--quick", "--out", out)
+    assert code == 0
+    assert "trained in bf16, so judged under nvfp4" in said.out
+    assert "AUPRC" in said.out
+    with records.open(trained / "run.qprobe") as training, records.open(out) as run:
+        digest, name = (run.meta.source or "").split()
+        assert name == training.meta.run
+        assert len(digest) == 64
+        assert not any(run.select(probe="dequantization", key="recovery"))
+        assert any(run.select(probe="dequantization", key="parameters"))
+
+
+def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
+    weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    weight[5, 7] = torch.nan
+    save_file({"[bold]x[/bold].weight": weight}, tmp_path / "model.safetensors")
+    code, said = told(capsys, tmp_path / "model.safetensors", "--fail-on", "warn")
+    assert code == 1
+    assert "1 of 1 weights" in said.out
+    assert "[bold]x[/bold]" in said.out
+    assert "--subject" in said.out
+    assert (tmp_path / "model-weights.qprobe").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{tmp}/none.pt"], "there is no"),
+        (["{tmp}/empty"], "has no weights"),
+        ([], "there is nothing to analyze"),
+        (["--subject", "{own}:raises"], "RuntimeError: no \\[bold\\]data"),
+        (["--subject", "{own}:wrong"], "it returned a int"),
+        (["--subject", "{own}:nothing"], "has no function 'nothing'"),
+        (["--subject", "{tmp}/no.py:f"], "there is no file"),
+        (["--subject", "{own}"], "file.py:function"),
+        (["--subject", "{own}:make_subject"], "no quantized layer"),
+        (["--subject", "{own}:make_subject", "{tmp}/other.pt"], "\\[5, 32\\] where the model has"),
+        (["{tmp}/other.pt", "--recipe", "nvfp4"], "without their model"),
+        (["{tmp}/other.pt", "--recipe", "nvfp5"], "nvfp4"),
+        (["{tmp}/other.pt", "--layers", "some"], "'mid' or 'all'"),
+        (["{tmp}/other.pt", "--fail-on", "bad"], "'critical' or 'warn'"),
+        (["{tmp}/other.pt", "--quick", "--thorough"], "exclude each other"),
+        (["{tmp}/other.pt", "--only", "wheights"], "did you mean 'weights'"),
+        (["{tmp}/other.pt", "--only", "dequantization"], "nothing is left to analyze"),
+        (["{tmp}/other.pt", "--out", "{tmp}/no/a.qprobe"], "there is no folder"),
+        (["{tmp}/other.pt", "--out", "{tmp}/other.pt", "--overwrite"], "other.pt"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_exit_2(arguments, sentence, own, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    shapes = {"0": (5, 32), "2": (32, 32), "4": (4, 32)}
+    state = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+    state |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+    torch.save(state, tmp_path / "other.pt")
+    before = (tmp_path / "other.pt").read_bytes()
+    named = [one.format(tmp=tmp_path, own=own) for one in arguments]
+    code, said = told(capsys, *named)
+    assert code == 2
+    last = said.err.strip().splitlines()[-1]
+    assert last.startswith("qprobe: ")
+    assert re.search(sentence, last), last
+    assert (tmp_path / "other.pt").read_bytes() == before
+
+
+def test_an_existing_report_is_kept_unless_told(own, tmp_path, capsys):
+    asked = ("--subject", f"{own}:make_subject", "--recipe", "nvfp4", "--quick", *FAST[:2])
+    out = ("--out", tmp_path / "a.qprobe")
+    assert told(capsys, *asked, *out)[0] == 0
+    code, said = told(capsys, *asked, *out)
+    assert code == 2
+    assert "exists already" in said.err
+    assert told(capsys, *asked, *out, "--overwrite")[0] == 0
+
+
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(
+    own, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "a.qprobe"
+    asked = (
+        "--subject", f"{own}:make_subject", "--recipe", "int4-tensor", "--layers", "all",
+        "--only", "dequantization", "--out", out, "--json",
+    )  # fmt: skip
+    measure = Dequantization.measure
+
+    def interrupted(self, subject):
+        for one in measure(self, subject):
+            yield one
+            if one.key == "recovery.n":
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Dequantization, "measure", interrupted)
+        code, said = told(capsys, *asked)
+    assert code == 130
+    assert "the same command goes on" in said.err
+    with records.open(out) as run:
+        assert run.meta.status is Status.INTERRUPTED
+        assert len(list(run.select(key="recovery"))) == 1
+    code, said = told(capsys, *asked)
+    resumed = json.loads(said.out)
+    other = told(capsys, *asked[:-2], tmp_path / "b.qprobe", "--json")[1]
+    whole = json.loads(other.out)
+    assert code == 0
+    assert [row["site"] for row in resumed["rows"]] == [row["site"] for row in whole["rows"]]
+    assert resumed["verdict"] == whole["verdict"]
+    connection = sqlite3.connect(out)
+    assert connection.execute("SELECT count(*) FROM run").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_baseline_that_was_better_is_exit_1(own, tmp_path, capsys):
+    asked = ("--subject", f"{own}:make_subject", "--layers", "all", "--only", "dequantization")
+    good, bad = tmp_path / "good.qprobe", tmp_path / "bad.qprobe"
+    assert told(capsys, *asked, "--recipe", "int8-channel-token", "--out", good)[0] == 0
+    code, said = told(capsys, *asked, "--recipe", "int4-tensor", "--out", bad, "--baseline", good)
+    assert code == 1
+    assert "Worse than the baseline" in said.out
+    code, said = told(
+        capsys, *asked, "--recipe", "int4-tensor", "--out", bad, "--overwrite", "--baseline", bad
+    )
+    assert (code, "Worse" in said.out) in {(0, False), (2, False)}
+
+
+def test_one_html_file_below_three_megabytes(own, tmp_path, capsys):
+    pytest.importorskip("dash")
+    html = tmp_path / "r.html"
+    code, _ = told(
+        capsys, "--subject", f"{own}:make_subject", "--recipe", "int4-tensor", "--layers", "all",
+        "--only", "dequantization", "--out", tmp_path / "a.qprobe", "--html", html, "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    assert 100_000 < html.stat().st_size < 3_000_000
