@@ -3,7 +3,7 @@
 from math import inf
 
 import pytest
-from subjects import convolutions, sick, transformer
+from analyzers.patients import convolutions, sick, transformer
 
 from qprobe.analyzers.base import ANALYZERS
 from qprobe.analyzers.diagnosis import diagnose, ranked

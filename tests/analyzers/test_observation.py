@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from subjects import convolutions, subject
+from analyzers.patients import convolutions, subject
 from torch import nn
 
 from qprobe.analyzers.measured import Measured, Place
