@@ -59,8 +59,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup
+docs: demo
 	$(BIN)/python docs/recipes_picture.py
+	$(BIN)/qprobe analyze runs/demo/best.pt --recipe int4-tensor --layers all --verify --overwrite
+	$(BIN)/python docs/analyze_picture.py
 
 bench: setup
 	$(BIN)/python benchmarks/quantize.py

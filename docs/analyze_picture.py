@@ -4,6 +4,7 @@ Run by `make docs` after `make demo`; the picture is the report of a run file, n
 """
 
 import argparse
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def draw(run: Path) -> str:
     about = Subtitle(title=title, recipe=meta.recipe, score=None if score is None else str(score))
     console = Console(record=True, width=104, file=StringIO(), highlight=False)
     console.print(render(view(about, measured, found), f"{title}, {meta.recipe}", run))
-    return console.export_svg(title="qprobe analyze", unique_id="analyze")
+    svg = console.export_svg(title="qprobe analyze", unique_id="analyze")
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fonts from elsewhere
 
 
 if __name__ == "__main__":
