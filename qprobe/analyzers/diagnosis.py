@@ -14,7 +14,7 @@ from qprobe.records.schema import Array, Cause, Finding, Record, Role, Severity
 _COSTS, _SCORE = "dequantization", "score"
 #: What healthy models reach, by unit: a finding is as strong as it is many times beyond that.
 _LIMITS = {
-    outliers.CHANNELS: 6.0,
+    outliers.CHANNELS: 8.0,
     outliers.TOKENS: 8.0,
     attention.NATS: attention.FELT_OFFSET,
     fusion.UNIT: fusion.CONCATENATED,
@@ -97,8 +97,12 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     }
     measured = any(one.analyzer == _COSTS and one.unit == _SCORE for one in findings)
     proven = {site for one in findings if _is_proof(one) for site in one.sites}
+    # A gradient is lost where an operand is odd: the oddity is the cause, the loss what it does.
+    odd = {site for one in findings if one.analyzer == outliers.NAME for site in one.sites}
     causes = [one for one in findings if one not in costs.values()]
-    judged = [_judged(_explained(one, proven), costs, measured=measured) for one in _merged(causes)]
+    judged = [
+        _judged(_explained(one, proven, odd), costs, measured=measured) for one in _merged(causes)
+    ]
     told = {site for one in judged if one.cause is not Cause.NOT_EXPLAINED for site in one.sites}
     judged += [cost for site, cost in costs.items() if site not in told]
     order = list(Severity)
@@ -130,9 +134,13 @@ def _is_proof(one: Finding) -> bool:
     return one.analyzer == conformance.NAME and one.severity.reaches(Severity.WARN)
 
 
-def _explained(one: Finding, proven: set[str]) -> Finding:
-    """Evidence at a layer whose quantizer is proven wrong may be what that does: no alarm."""
-    if _is_proof(one) or not proven.intersection(one.sites):
+def _explained(one: Finding, proven: set[str], odd: set[str]) -> Finding:
+    """Evidence at a layer where something else explains it is no alarm of its own.
+
+    At a layer whose quantizer is proven wrong all of it; a lost gradient where an operand is odd.
+    """
+    other = odd if one.analyzer == gradients.NAME else set()
+    if _is_proof(one) or not (proven | other).intersection(one.sites):
         return one
     return replace(one, severity=Severity.INFO)
 

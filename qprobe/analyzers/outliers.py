@@ -19,9 +19,9 @@ class Kind:
     """One kind of outlier: where it is looked for, and from when it is told.
 
     Limits stand above what healthy models show (docs/concepts/diagnosis.md has the numbers): of
-    inputs the largest channel was 9.7 times the median one and the largest token 3.3 times, of
-    weights 2.2 times. ``gain`` is by how much the best remedy cuts the noise of the layer's output;
-    an outlier that no granularity minds is no finding (healthy layers with a large channel: 1.5).
+    inputs the largest channel was up to 15.6 times the median one and the largest token 4.3 times,
+    of weights 2.2 times. ``gain`` is by how much the best remedy cuts the noise of the layer's
+    output; an outlier that no granularity minds is no finding (healthy layers above the limit: 1.5).
     """
 
     cause: Cause
@@ -57,9 +57,9 @@ KINDS = (
         over="channel_std_max",
         under="channel_std_median",
         energy=False,
-        limit=6.0,
+        limit=8.0,
         gain=1.7,
-        sure=15.0,
+        sure=20.0,
         unit=CHANNELS,
         what="one channel of the input",
     ),

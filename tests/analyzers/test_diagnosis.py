@@ -59,7 +59,7 @@ def sites(found):
 
 
 def test_far_beyond_healthy_comes_before_near_whatever_the_unit():
-    spike = finding("spike", cause=Cause.SPATIAL_OUTLIER, unit="times the median token", effect=8.8)
+    spike = finding("spike", cause=Cause.SPATIAL_OUTLIER, unit="times the median token", effect=8.1)
     found = ranked([finding("mild", effect=9.0), spike, finding("strong", effect=60.0)])
     assert sites(found) == ["strong", "mild", "spike"]
 
@@ -75,6 +75,20 @@ def test_evidence_at_a_layer_that_is_proven_wrong_is_no_alarm_of_its_own():
         (Cause.SCALE_WRONG, Severity.WARN),
         (Cause.CHANNEL_OUTLIER, Severity.INFO),
     ]
+
+
+def test_a_gradient_that_is_lost_at_an_outlier_is_what_the_outlier_does():
+    lost = finding(
+        "fc",
+        analyzer="gradients",
+        cause=Cause.SCALE_MISSING,
+        unit="share of the first-order loss decrease",
+        effect=0.9,
+    )
+    found = ranked([lost, finding("fc", effect=8.1)])
+    assert [one.severity for one in found] == [Severity.WARN, Severity.INFO]
+    assert found[0].cause is Cause.CHANNEL_OUTLIER
+    assert ranked([lost])[0].severity is Severity.WARN
 
 
 def test_the_same_cause_at_a_site_is_said_once_with_all_roles():

@@ -52,8 +52,8 @@ def test_the_larger_one_is_the_outlier(sizes, cause, role, unit, n):
 def test_outliers_that_no_granularity_minds_are_none():
     assert found(channel=9.0, ways={"smoothed": 0.07}) == []
     assert len(found(channel=9.0, ways={"smoothed": 0.05})) == 1
-    assert len(found(channel=16.0, ways={"smoothed": 0.07})) == 1
-    assert found(channel=16.0, ways={"smoothed": 0.095}) == []
+    assert len(found(channel=21.0, ways={"smoothed": 0.07})) == 1
+    assert found(channel=21.0, ways={"smoothed": 0.095}) == []
 
 
 @pytest.mark.parametrize(
