@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import synthetic_runs
 
-from qprobe.dashboard.layer_table import Measure, layer_table, worst_first
+from qprobe.dashboard.layer_table import layer_table, worst_first
+from qprobe.dashboard.measures import Measure
 
 
 @pytest.fixture
@@ -12,7 +13,7 @@ def table(library):
 
 KURTOSIS = Measure("input", "moments", "kurtosis")
 SQNR = Measure("input", "operand_error", "fprop.x.sqnr_db")
-COSINE = Measure("grad_weight", "gradient_fidelity", "cosine")
+COSINE = Measure("grad_output", "gradient_fidelity", "wgrad.cosine")
 
 
 def test_it_holds_the_last_value_of_every_measure(table, sweep):

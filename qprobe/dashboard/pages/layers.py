@@ -20,16 +20,17 @@ from qprobe.dashboard.components import (
     several,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import table_of
 from qprobe.dashboard.figures.layers import fingerprint, labels, matrix
 from qprobe.dashboard.filters import compiled
 from qprobe.dashboard.layer_table import (
     LayerTable,
-    Measure,
     block_and_module,
-    layer_table,
     mean_shares,
+    worst_first,
 )
 from qprobe.dashboard.library import Library
+from qprobe.dashboard.measures import RECOVERY, Measure
 from qprobe.dashboard.numerals import plain, short
 from qprobe.dashboard.query import Query
 from qprobe.errors import InputError
@@ -44,7 +45,7 @@ def layout(context: Context) -> Any:
     run = context.run
     if run is None:
         return nothing_to_show(context)
-    table = context.library.answer(run, layer_table)
+    table = table_of(context.library, run)
     if not table.sites:
         return html.Div(
             [
@@ -72,12 +73,13 @@ def layout(context: Context) -> Any:
                     card("Blocks and modules",
                          chart("matrix", "one measure by block and module", 480)),
                     card("The worst layers", html.Div(id="worst"),
-                         note="By the mean of their ranks. Keys j and k walk through them on a "
-                         "layer's page."),
+                         note="By what they bring back alone where that was measured, then by the "
+                         "mean of their ranks. Keys j and k walk through them on a layer's page."),
                 ],
                 className="two",
             ),
-            card("Every layer", grid("layers", "layers", [], height=520,
+            card("Every layer", grid("layers", "layers", [],
+                                     height=min(520, 90 + 34 * len(table.sites)),
                                      getRowId={"function": "params.data.name"})),
             dcc.Store(id="layers-links"),
             dcc.Store(id="layers-run", data=run.name),
@@ -131,18 +133,24 @@ def _worst(context: Context, run: str, table: LayerTable) -> Any:
     shares = np.where(table.there, table.shares(), 0.0)
     mean = mean_shares(table)
     rows = []
-    for place in np.argsort(-mean, kind="stable")[:_WORST].tolist():
-        site, measure = table.sites[place], table.measures[int(shares[place].argmax())]
+    for site in worst_first(table)[:_WORST]:
+        place = table.sites.index(site)
+        recovered = table.at(site, RECOVERY) if RECOVERY in table.measures else None
+        measure = table.measures[int(shares[place].argmax())]
         link = html.A(
             short(site, 80),
             href=_to(context, run, site),
             className="mono",
             **data(go="true", failing="true"),
         )
-        why = f"{measure.key} {plain(table.at(site, measure))}"
-        cells = (link, f"{mean[place]:.2f}", why)
+        why = f"{measure.title} {plain(table.at(site, measure))}"
+        cells = [link, f"{mean[place]:.2f}", why]
+        if RECOVERY in table.measures:
+            cells.insert(1, plain(recovered))
         rows.append(dmc.TableTr([dmc.TableTd(cell) for cell in cells]))
-    titles = ("layer", "mean rank", "worst at")
+    titles = ["layer", "mean rank", "worst at"]
+    if RECOVERY in table.measures:
+        titles.insert(1, "brings back")
     head = dmc.TableThead(dmc.TableTr([dmc.TableTh(title) for title in titles]))
     return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=5, fz="sm")
 
@@ -155,7 +163,7 @@ def _columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
         *(
             {
                 "field": f"m{place}",
-                "headerName": measure.key,
+                "headerName": measure.title,
                 "headerTooltip": measure.name,
                 "type": "numericColumn",
                 "width": 132,
@@ -283,9 +291,7 @@ def _table_at(library: Library, name: str, step: str) -> LayerTable:
     run = library.run(name)
     if run is None:
         raise InputError(f"the run {name!r} is gone; choose another one.")
-    if step == _LATEST:
-        return library.answer(run, layer_table)
-    return library.answer(run, layer_table, int(step))
+    return table_of(library, run, None if step == _LATEST else int(step))
 
 
 PAGE = Page(path="/layers", title="Layers", sign="▤", layout=layout, register=register)
