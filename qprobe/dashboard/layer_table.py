@@ -19,6 +19,8 @@ _PART = re.compile(r"^(head|branch)\d+\.")
 _NO_LAYER: Final = ("kind.", "interaction", "cumulative")
 #: What is recorded of a training, a session or an analysis and names no layers.
 _NO_PROBES: Final = ("training", "session", "analysis", "branch_energy")
+#: Both operands of the forward product, as the recipe takes them.
+_FORWARD: Final = ("fprop.x.sqnr_db", "fprop.w.sqnr_db")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,15 +129,36 @@ def mean_shares(table: LayerTable) -> Floats:
     return found
 
 
+def product_noise(table: LayerTable) -> Floats:
+    """Share of noise in each layer's forward product, as its recipe takes both operands.
+
+    Σ 10^(−SQNR/10) over x and w, which is exact for independent errors; NaN without either.
+
+    >>> measure = Measure("input", "operand_error", "fprop.x.sqnr_db")
+    >>> table = LayerTable(sites=("fc",), measures=(measure,), values=np.array([[10.0]]),
+    ...                    there=np.array([[True]]), last_step=0)
+    >>> product_noise(table).tolist()
+    [0.1]
+    """
+    found = np.full(len(table.sites), np.nan)
+    for column, measure in enumerate(table.measures):
+        if measure.probe == "operand_error" and measure.key in _FORWARD:
+            there = table.there[:, column] & ~np.isnan(table.values[:, column])
+            noise = 10.0 ** (-table.values[there, column] / 10)
+            found[there] = np.nan_to_num(found[there]) + noise
+    return found
+
+
 def worst_first(table: LayerTable) -> list[str]:
-    """Every layer, by what it brings back alone where that was measured, then by the mean of its
-    ranks in the telling measures."""
+    """Every layer: by what it brings back alone where that was measured, then by the noise of its
+    product, then by the mean of its ranks in the telling measures."""
     mean = mean_shares(table.only(table.sites, table.telling()))
+    noise = np.nan_to_num(product_noise(table), nan=-1.0)
     recovered = np.full(len(table.sites), -np.inf)
     if RECOVERY in table.measures:
         column = table.measures.index(RECOVERY)
         recovered = np.where(table.there[:, column], table.values[:, column], -np.inf)
-    return [table.sites[place] for place in np.lexsort((-mean, -recovered)).tolist()]
+    return [table.sites[place] for place in np.lexsort((-mean, -noise, -recovered)).tolist()]
 
 
 def block_and_module(site: str) -> tuple[str, str]:

@@ -134,13 +134,15 @@ def curve(found: Sequence[Growing], unit: str, *, dark: bool, whole: float | Non
 
 
 def spectrum(points: np.ndarray, *, dark: bool) -> go.Figure:
-    """A density ``[eigenvalue and density, points]``."""
+    """A density ``[eigenvalue and density, points]``: logarithmic, for a few large eigenvalues
+    stand far from the many small ones and weigh next to nothing."""
     figure = frame(dark=dark)
+    top = float(np.log10(max(points[1].max(), 1e-300)))
     figure.add_scatter(
         x=points[0].astype(np.float64), y=points[1].astype(np.float64), mode="lines",
-        fill="tozeroy", line={"color": theme.lines(dark)[0]},
+        line={"color": theme.lines(dark)[0]},
         hovertemplate="eigenvalue %{x:.4g}<br>density %{y:.4g}<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(title="eigenvalue of the Hessian")
-    figure.update_yaxes(title="density")
+    figure.update_yaxes(title="density", type="log", range=[top - 5, top + 0.3], dtick=1)
     return figure

@@ -27,6 +27,7 @@ from qprobe.dashboard.layer_table import (
     LayerTable,
     block_and_module,
     mean_shares,
+    product_noise,
     worst_first,
 )
 from qprobe.dashboard.library import Library
@@ -74,7 +75,8 @@ def layout(context: Context) -> Any:
                          chart("matrix", "one measure by block and module", 480)),
                     card("The worst layers", html.Div(id="worst"),
                          note="By what they bring back alone where that was measured, then by the "
-                         "mean of their ranks. Keys j and k walk through them on a layer's page."),
+                         "share of noise in their forward product, then by their mean rank. Keys j "
+                         "and k walk through them on a layer's page."),
                 ],
                 className="two",
             ),
@@ -131,26 +133,25 @@ def _steps(last: int) -> list[str]:
 
 def _worst(context: Context, run: str, table: LayerTable) -> Any:
     shares = np.where(table.there, table.shares(), 0.0)
-    mean = mean_shares(table)
+    mean, noise = mean_shares(table), product_noise(table)
+    recovered = RECOVERY in table.measures
+    noisy = bool(np.isfinite(noise).any())
     rows = []
     for site in worst_first(table)[:_WORST]:
         place = table.sites.index(site)
-        recovered = table.at(site, RECOVERY) if RECOVERY in table.measures else None
         measure = table.measures[int(shares[place].argmax())]
-        link = html.A(
-            short(site, 80),
-            href=_to(context, run, site),
-            className="mono",
-            **data(go="true", failing="true"),
-        )
-        why = f"{measure.title} {plain(table.at(site, measure))}"
-        cells = [link, f"{mean[place]:.2f}", why]
-        if RECOVERY in table.measures:
-            cells.insert(1, plain(recovered))
+        cells: list[Any] = [
+            html.A(short(site, 80), href=_to(context, run, site), className="mono",
+                   **data(go="true", failing="true"))
+        ]  # fmt: skip
+        if recovered:
+            cells.append(plain(table.at(site, RECOVERY)))
+        if noisy:
+            cells.append("–" if np.isnan(noise[place]) else f"{noise[place]:.1%}")
+        cells += [f"{mean[place]:.2f}", f"{measure.title} {plain(table.at(site, measure))}"]
         rows.append(dmc.TableTr([dmc.TableTd(cell) for cell in cells]))
-    titles = ["layer", "mean rank", "worst at"]
-    if RECOVERY in table.measures:
-        titles.insert(1, "brings back")
+    titles = ["layer", *(["brings back"] if recovered else []), *(["noise"] if noisy else []),
+              "mean rank", "worst at"]  # fmt: skip
     head = dmc.TableThead(dmc.TableTr([dmc.TableTh(title) for title in titles]))
     return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=5, fz="sm")
 
