@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -61,6 +62,7 @@ class LayerTable:
         kept = [measure for measure in self.measures if not measure.is_neutral]
         return sorted(kept or self.measures, key=lambda one: one.priority)[:most]
 
+    @cached_property
     def shares(self) -> Floats:
         """``[site, measure]`` from 0, the best, to 1, the worst, by rank; NaN: not measured.
 
@@ -75,6 +77,18 @@ class LayerTable:
             if len(values):
                 found[there, column] = (rankdata(badness) - 1) / max(1, len(values) - 1)
         return found
+
+    @cached_property
+    def worst_first(self) -> list[str]:
+        """Every layer: by what it brings back alone where that was measured, then by the noise of
+        its product, then by the mean of its ranks in the telling measures."""
+        mean = mean_shares(self.only(self.sites, self.telling()))
+        noise = np.nan_to_num(product_noise(self), nan=-1.0)
+        recovered = np.full(len(self.sites), -np.inf)
+        if RECOVERY in self.measures:
+            column = self.measures.index(RECOVERY)
+            recovered = np.where(self.there[:, column], self.values[:, column], -np.inf)
+        return [self.sites[place] for place in np.lexsort((-mean, -noise, -recovered)).tolist()]
 
 
 def layer_table(reader: RunReader, step: int | None = None) -> LayerTable:
@@ -125,7 +139,7 @@ def mean_shares(table: LayerTable) -> Floats:
     neither good nor bad, so that one bad number among few makes no worst layer."""
     if not table.measures:
         return np.full(len(table.sites), 0.5)
-    found: Floats = np.where(table.there, table.shares(), 0.5).mean(1)
+    found: Floats = np.where(table.there, table.shares, 0.5).mean(1)
     return found
 
 
@@ -147,18 +161,6 @@ def product_noise(table: LayerTable) -> Floats:
             noise = 10.0 ** (-table.values[there, column] / 10)
             found[there] = np.nan_to_num(found[there]) + noise
     return found
-
-
-def worst_first(table: LayerTable) -> list[str]:
-    """Every layer: by what it brings back alone where that was measured, then by the noise of its
-    product, then by the mean of its ranks in the telling measures."""
-    mean = mean_shares(table.only(table.sites, table.telling()))
-    noise = np.nan_to_num(product_noise(table), nan=-1.0)
-    recovered = np.full(len(table.sites), -np.inf)
-    if RECOVERY in table.measures:
-        column = table.measures.index(RECOVERY)
-        recovered = np.where(table.there[:, column], table.values[:, column], -np.inf)
-    return [table.sites[place] for place in np.lexsort((-mean, -noise, -recovered)).tolist()]
 
 
 def block_and_module(site: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@ import synthetic_runs
 
 from qprobe import records
 from qprobe.dashboard.family import detail_of, family, holder, table_of
-from qprobe.dashboard.layer_table import layer_table, worst_first
+from qprobe.dashboard.layer_table import layer_table
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.measures import RECOVERY, Measure
 
@@ -34,7 +34,7 @@ def test_layers_have_what_the_training_and_the_analysis_measured(library):
     assert table.at(synthetic_runs.FAILING, RECOVERY) == 0.055
     assert table.at("blocks.1.mlp.0", KURTOSIS) == own.at("blocks.1.mlp.0", KURTOSIS)
     assert set(table.sites) == set(synthetic_runs.layers())
-    assert worst_first(table)[0] == synthetic_runs.FAILING
+    assert table.worst_first[0] == synthetic_runs.FAILING
     keys = {column.key for column in detail_of(library, run, synthetic_runs.FAILING).series}
     assert {"recovery", "kurtosis"} <= keys
 

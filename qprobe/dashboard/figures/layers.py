@@ -38,7 +38,7 @@ def fingerprint(table: LayerTable, *, dark: bool) -> go.Figure:
         return empty("No layer matches.", dark=dark)
     names = labels(table.sites)
     measures = labels([measure.title for measure in table.measures])
-    shares = table.shares().T.astype(np.float32)
+    shares = table.shares.T.astype(np.float32)
     gap = 1 if len(names) < _GAPS else 0
     figure = frame(
         go.Heatmap(

@@ -22,7 +22,7 @@ from qprobe.dashboard.figures import layer as figures
 from qprobe.dashboard.figures.frame import empty
 from qprobe.dashboard.findings import finding_card
 from qprobe.dashboard.layer_detail import LayerDetail, Magnitudes
-from qprobe.dashboard.layer_table import LayerTable, worst_first
+from qprobe.dashboard.layer_table import LayerTable
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain
@@ -79,7 +79,7 @@ def _worst(run: Run, table: LayerTable) -> str:
     """The layer of the gravest finding, else the one that the Layers page has first."""
     known = set(table.sites)
     named = [site for finding in run.findings for site in finding.sites if site in known]
-    return next(iter([*named, *worst_first(table)]), "")
+    return next(iter([*named, *table.worst_first]), "")
 
 
 def _absent(context: Context, run: Run, site: str) -> Any:
@@ -99,7 +99,7 @@ def _absent(context: Context, run: Run, site: str) -> Any:
 
 def _neighbours(context: Context, run: Run, table: LayerTable, site: str) -> list[Any]:
     """The layers before and after this one, from the worst on; keys j and k follow the links."""
-    order = worst_first(table)
+    order = table.worst_first
     if site not in order:
         return []
     place, links = order.index(site), []
@@ -190,7 +190,7 @@ def _heads(detail: LayerDetail) -> Any:
 
 
 def _rows(table: LayerTable, detail: LayerDetail, site: str) -> list[dict[str, Any]]:
-    shares = table.shares() if site in table.sites else None
+    shares = table.shares if site in table.sites else None
     place = table.sites.index(site) if shares is not None else 0
     rows = []
     series_of = {Measure.of(column): series for column, series in detail.series.items()}

@@ -28,7 +28,6 @@ from qprobe.dashboard.layer_table import (
     block_and_module,
     mean_shares,
     product_noise,
-    worst_first,
 )
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.measures import RECOVERY, Measure
@@ -132,12 +131,12 @@ def _steps(last: int) -> list[str]:
 
 
 def _worst(context: Context, run: str, table: LayerTable) -> Any:
-    shares = np.where(table.there, table.shares(), 0.0)
+    shares = np.where(table.there, table.shares, 0.0)
     mean, noise = mean_shares(table), product_noise(table)
     recovered = RECOVERY in table.measures
     noisy = bool(np.isfinite(noise).any())
     rows = []
-    for site in worst_first(table)[:_WORST]:
+    for site in table.worst_first[:_WORST]:
         place = table.sites.index(site)
         measure = table.measures[int(shares[place].argmax())]
         cells: list[Any] = [
@@ -178,7 +177,7 @@ def _columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
 
 
 def _rows(context: Context, run: str, table: LayerTable) -> list[dict[str, Any]]:
-    shares = table.shares()
+    shares = table.shares
     rows = []
     for number, site in enumerate(table.sites):
         row: dict[str, Any] = {
