@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qprobe.dashboard.decimate import decimated
-from qprobe.records import Column, RunReader, Series
+from qprobe.records import Array, Column, RunReader, Series
 
-#: Octaves of a histogram of magnitudes, and the exponent of the first; zero, NaN, infinite follow.
+#: Octaves of a histogram of magnitudes, and the exponent of the first.
 OCTAVES, FIRST = 64, -40
 
 
@@ -19,9 +19,9 @@ class Magnitudes:
 
     step: int
     octaves: NDArray[np.int64]
-    zero: int
-    nan: int
-    infinite: int
+    zero: int | None
+    nan: int | None
+    infinite: int | None
 
     @property
     def largest(self) -> float | None:
@@ -57,13 +57,28 @@ def layer_detail(reader: RunReader, site: str) -> LayerDetail:
     series = {column: decimated(found) for column, found in reader.select(site=exactly)}
     magnitudes: dict[str, Magnitudes] = {}
     for array in reader.arrays(site=exactly, key="magnitudes"):
-        if array.data.shape == (OCTAVES + 3,):
-            counts = array.data.astype(np.int64)
-            zero, nan, infinite = (int(count) for count in counts[OCTAVES:])
-            magnitudes[array.role] = Magnitudes(
-                step=array.step, octaves=counts[:OCTAVES], zero=zero, nan=nan, infinite=infinite
-            )
+        if array.data.shape == (OCTAVES,):
+            magnitudes[array.role] = _magnitudes(array, series)
     return LayerDetail(series=series, magnitudes=magnitudes)
+
+
+def _magnitudes(array: Array, series: Mapping[Column, Series]) -> Magnitudes:
+    """With what was counted beside the octaves at the same look; None where it is not there."""
+
+    def beside(key: str) -> int | None:
+        found = series.get(Column(array.site, array.role, array.probe, key))
+        if found is None:
+            return None
+        there = found.values[found.steps == array.step]
+        return int(there[-1]) if len(there) else None
+
+    return Magnitudes(
+        step=array.step,
+        octaves=array.data.astype(np.int64),
+        zero=beside("zero"),
+        nan=beside("nan"),
+        infinite=beside("infinite"),
+    )
 
 
 def literal(name: str) -> str:

@@ -1,62 +1,27 @@
 """Layers × measures of one run at one step, as its file has them: nothing is known in advance."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from qprobe.dashboard.measures import RECOVERY, Measure
 from qprobe.records import Column, RunReader
 
 Floats = NDArray[np.float64]
 
-#: Ends of keys of which more is better; of all others less is, or it is a matter of taste.
-_MORE_IS_BETTER: Final = (
-    "snr_db", "sqnr_db", "snr_qk_db", "snr_proj_db", "cosine", "levels_ratio", "level_ratio",
-    "effective_values", "levels_quantized", "projection", "batch_cosine",
-)  # fmt: skip
-#: Counts and locations: shown in a list, but no sign of trouble.
-_NEUTRAL: Final = ("n", "mean", "draws", "logit_std", "levels", "norm_ratio", "interval")
-#: What is shown first, by the ends of keys, where there is more than fits.
-_TELLING: Final = (
-    "sqnr_db", "snr_db", "underflow", "saturation", "channel_kurtosis_max",
-    "channel_kurtosis_p99", "token_kurtosis_max", "token_kurtosis_p99", "kurtosis", "cosine",
-    "lost_decrease", "absmax", "relative_error", "nonfinite", "imbalance",
-)  # fmt: skip
 _PART = re.compile(r"^(head|branch)\d+\.")
-
-
-class Measure(NamedTuple):
-    """What was measured of a layer."""
-
-    role: str
-    probe: str
-    key: str
-
-    @classmethod
-    def of(cls, column: Column) -> Self:
-        return cls(column.role, column.probe, column.key)
-
-    @property
-    def name(self) -> str:
-        """As addresses and labels have it."""
-        return f"{self.key} ({', '.join(filter(None, (self.role.replace('_', ' '), self.probe)))})"
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.key.endswith(_MORE_IS_BETTER)
-
-    @property
-    def is_neutral(self) -> bool:
-        return self.key.rpartition(".")[2] in _NEUTRAL
-
-    @property
-    def is_logarithmic(self) -> bool:
-        """Whether it spans orders of magnitude."""
-        return "kurtosis" in self.key or "energy" in self.key or self.key == "absmax"
+#: What is no property of a single layer: branches, kinds and pairs of layers.
+_NO_LAYER: Final = ("kind.", "interaction", "cumulative")
+#: What is recorded of a training, a session or an analysis and names no layers.
+_NO_PROBES: Final = ("training", "session", "analysis", "branch_energy")
+#: Both operands of the forward product, as the recipe takes them.
+_FORWARD: Final = ("fprop.x.sqnr_db", "fprop.w.sqnr_db")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,8 +60,9 @@ class LayerTable:
     def telling(self, most: int = 12) -> list[Measure]:
         """The measures to look at first."""
         kept = [measure for measure in self.measures if not measure.is_neutral]
-        return sorted(kept or self.measures, key=_priority)[:most]
+        return sorted(kept or self.measures, key=lambda one: one.priority)[:most]
 
+    @cached_property
     def shares(self) -> Floats:
         """``[site, measure]`` from 0, the best, to 1, the worst, by rank; NaN: not measured.
 
@@ -112,22 +78,36 @@ class LayerTable:
                 found[there, column] = (rankdata(badness) - 1) / max(1, len(values) - 1)
         return found
 
+    @cached_property
+    def worst_first(self) -> list[str]:
+        """Every layer: by what it brings back alone where that was measured, then by the noise of
+        its product, then by the mean of its ranks in the telling measures."""
+        mean = mean_shares(self.only(self.sites, self.telling()))
+        noise = np.nan_to_num(product_noise(self), nan=-1.0)
+        recovered = np.full(len(self.sites), -np.inf)
+        if RECOVERY in self.measures:
+            column = self.measures.index(RECOVERY)
+            recovered = np.where(self.there[:, column], self.values[:, column], -np.inf)
+        return [self.sites[place] for place in np.lexsort((-mean, -noise, -recovered)).tolist()]
+
 
 def layer_table(reader: RunReader, step: int | None = None) -> LayerTable:
-    """The last values up to ``step``, None meaning the end. Single heads and branches are left out:
-    they have pages of their own."""
+    """The last values up to ``step``, None meaning the end.
+
+    Single heads and the branches of fusions are left out: they have pages of their own.
+    """
     cells: dict[tuple[str, Measure], float] = {}
     last = 0
     steps = None if step is None else range(step + 1)
     for column, series in reader.select(site="?*", steps=steps):
-        if not _PART.match(column.key):
+        if _is_of_a_layer(column):
             cells[column.site, Measure.of(column)] = float(series.values[-1])
             last = max(last, int(series.steps[-1]))
     return _table(cells, last)
 
 
 def _table(cells: Mapping[tuple[str, Measure], float], last: int) -> LayerTable:
-    sites = list(dict.fromkeys(site for site, _ in cells))
+    sites = _in_blocks(dict.fromkeys(site for site, _ in cells))
     measures = list(dict.fromkeys(measure for _, measure in cells))
     rows = {site: place for place, site in enumerate(sites)}
     columns = {measure: place for place, measure in enumerate(measures)}
@@ -141,17 +121,46 @@ def _table(cells: Mapping[tuple[str, Measure], float], last: int) -> LayerTable:
     )
 
 
+def joined(tables: Sequence[LayerTable]) -> LayerTable:
+    """The first table with what others measured of its layers, and of layers that it has not.
+
+    Where two measured the same, the earlier table counts.
+    """
+    cells: dict[tuple[str, Measure], float] = {}
+    for table in tables:
+        for row, column in np.argwhere(table.there).tolist():
+            value = float(table.values[row, column])
+            cells.setdefault((table.sites[row], table.measures[column]), value)
+    return _table(cells, tables[0].last_step)
+
+
 def mean_shares(table: LayerTable) -> Floats:
-    """The mean of each layer's :meth:`LayerTable.shares`, over what was measured of it."""
-    shares = np.where(table.there, table.shares(), 0.0)
-    found: Floats = shares.sum(1) / np.maximum(table.there.sum(1), 1)
+    """The mean of each layer's :meth:`LayerTable.shares`; what was not measured of it counts as
+    neither good nor bad, so that one bad number among few makes no worst layer."""
+    if not table.measures:
+        return np.full(len(table.sites), 0.5)
+    found: Floats = np.where(table.there, table.shares, 0.5).mean(1)
     return found
 
 
-def worst_first(table: LayerTable) -> list[str]:
-    """Every layer by the mean of its ranks in the telling measures."""
-    mean = mean_shares(table.only(table.sites, table.telling()))
-    return [table.sites[place] for place in np.argsort(-mean, kind="stable").tolist()]
+def product_noise(table: LayerTable) -> Floats:
+    """Share of noise in each layer's forward product, as its recipe takes both operands.
+
+    Σ 10^(−SQNR/10) over x and w, which is exact for independent errors; NaN without either.
+
+    >>> measure = Measure("input", "operand_error", "fprop.x.sqnr_db")
+    >>> table = LayerTable(sites=("fc",), measures=(measure,), values=np.array([[10.0]]),
+    ...                    there=np.array([[True]]), last_step=0)
+    >>> product_noise(table).tolist()
+    [0.1]
+    """
+    found = np.full(len(table.sites), np.nan)
+    for column, measure in enumerate(table.measures):
+        if measure.probe == "operand_error" and measure.key in _FORWARD:
+            there = table.there[:, column] & ~np.isnan(table.values[:, column])
+            noise = 10.0 ** (-table.values[there, column] / 10)
+            found[there] = np.nan_to_num(found[there]) + noise
+    return found
 
 
 def block_and_module(site: str) -> tuple[str, str]:
@@ -171,6 +180,19 @@ def block_and_module(site: str) -> tuple[str, str]:
     return ".".join(parts[:cut]), ".".join(parts[cut:])
 
 
-def _priority(measure: Measure) -> tuple[int, str]:
-    places = [place for place, end in enumerate(_TELLING) if measure.key.endswith(end)]
-    return (min(places) if places else len(_TELLING), measure.key)
+def _in_blocks(sites: Iterable[str]) -> list[str]:
+    """Layers of a block side by side: probes name all that they look at, one probe after another.
+
+    >>> _in_blocks(["stem.conv", "blocks.0.fc", "head", "stem.norm", "blocks.0.norm"])
+    ['stem.conv', 'stem.norm', 'blocks.0.fc', 'blocks.0.norm', 'head']
+    """
+    blocks: dict[str, list[str]] = {}
+    for site in sites:
+        blocks.setdefault(block_and_module(site)[0] or site, []).append(site)
+    return [site for block in blocks.values() for site in block]
+
+
+def _is_of_a_layer(column: Column) -> bool:
+    if column.role == "branch" or column.probe in _NO_PROBES:
+        return False
+    return not (_PART.match(column.key) or column.key.startswith(_NO_LAYER))

@@ -12,13 +12,13 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from qprobe.dashboard import theme
+from qprobe.dashboard.family import table_of
 from qprobe.dashboard.figures.layers import fingerprint
 from qprobe.dashboard.figures.overview import forest, height
 from qprobe.dashboard.figures.per_layer import bars
 from qprobe.dashboard.figures.per_layer import height as bars_height
 from qprobe.dashboard.figures.predictions import curves
 from qprobe.dashboard.findings_order import gravest_first
-from qprobe.dashboard.layer_table import layer_table
 from qprobe.dashboard.layer_values import bars as bars_of
 from qprobe.dashboard.layer_values import of_probe
 from qprobe.dashboard.library import Library, Run
@@ -155,7 +155,7 @@ def _predictions(library: Library, runs: list[Run]) -> Iterator[str]:
 
 
 def _layers(library: Library, run: Run) -> Iterator[str]:
-    table = library.answer(run, layer_table)
+    table = table_of(library, run)
     values = library.answer(run, of_probe, "dequantization")
     recovered = bars_of(values, "recovery")
     chosen = [measure for measure in table.telling() if measure.probe != "dequantization"]

@@ -32,9 +32,11 @@ METRICS = {
     ),
     ("input", "operand_error"): (
         "fprop.x.sqnr_db", "fprop.x.underflow", "fprop.x.saturation", "fprop.w.sqnr_db",
-        "dgrad.dy.sqnr_db", "dgrad.dy.underflow", "wgrad.dy.sqnr_db",
+        "dgrad.dy.sqnr_db", "dgrad.dy.underflow", "wgrad.dy.sqnr_db", "fprop.x.n",
     ),
-    ("grad_weight", "gradient_fidelity"): ("cosine", "norm_ratio"),
+    ("input", "four_bit"): ("nvfp4.sqnr_db", "int4.sqnr_db"),
+    ("grad_output", "gradient_fidelity"): ("wgrad.cosine", "wgrad.norm_ratio"),
+    ("input", "histogram"): ("n", "zero", "nan", "infinite"),
 }  # fmt: skip
 
 
@@ -109,7 +111,7 @@ def measured(writer: RunWriter, sites: Sequence[str], steps: range, *, worse: bo
 
 
 def _falls(key: str) -> bool:
-    return "sqnr" in key or key == "cosine"
+    return "sqnr" in key or key.endswith("cosine")
 
 
 def _typical(column: Column) -> float:
@@ -117,9 +119,9 @@ def _typical(column: Column) -> float:
         return 4.0 + 20.0 * ("max" in column.key)
     if "sqnr" in column.key:
         return 18.0
-    return {"cosine": 0.97, "norm_ratio": 1.0, "mean": 0.01, "std": 1.0, "absmax": 6.0}.get(
-        column.key, 0.02
-    )
+    known = {"mean": 0.01, "std": 1.0, "absmax": 6.0, "n": 4000.0, "zero": 12.0, "nan": 0.0,
+             "infinite": 0.0, "wgrad.cosine": 0.97, "wgrad.norm_ratio": 1.0}  # fmt: skip
+    return known.get(column.key, 0.02)
 
 
 def histogram_arrays(sites: Sequence[str], random: np.random.Generator) -> Iterator[Array]:
@@ -129,9 +131,7 @@ def histogram_arrays(sites: Sequence[str], random: np.random.Generator) -> Itera
         if site == FAILING:
             values[::100] *= 40
         bins = np.clip(np.floor(np.log2(np.abs(values))) + 40, 0, 63).astype(int)
-        counts = np.zeros(67, dtype=np.int64)
-        counts[:64] = np.bincount(bins, minlength=64)
-        counts[64:] = (12, 0, 0)
+        counts = np.bincount(bins, minlength=64).astype(np.int64)
         for step in (50, 100):
             yield Array(
                 step=step, site=site, role="input", probe="histogram", key="magnitudes",
@@ -142,18 +142,18 @@ def histogram_arrays(sites: Sequence[str], random: np.random.Generator) -> Itera
 def attention(writer: RunWriter, blocks: int) -> None:
     """Logits and softmax of four heads a block."""
     columns = [
-        Column(f"blocks.{block}.attn", role, probe, f"head{head}.{key}")
+        Column(f"blocks.{block}.attn.product", role, probe, f"head{head}.{key}")
         for block in range(blocks)
         for head in range(4)
         for role, probe, keys in (
-            ("attn_logits", "attention_logits", ("snr_db", "error_nats")),
-            ("attn_probs", "softmax_levels", ("level_ratio", "flip_rate", "entropy_change")),
+            ("attn_logits", "attention_logits", ("snr_qk_db", "error_qk_nats")),
+            ("attn_probs", "softmax_levels", ("levels_ratio", "flip_rate", "entropy_change_nats")),
         )
         for key in keys
     ]
     layout = writer.layout(columns)
     random = np.random.default_rng(11)
-    typical = {"snr_db": 20.0, "error_nats": 0.05, "level_ratio": 0.6, "flip_rate": 0.02}
+    typical = {"snr_qk_db": 20.0, "error_qk_nats": 0.05, "levels_ratio": 0.6, "flip_rate": 0.02}
     for step in range(0, 101, 25):
         values = [
             typical.get(column.key.partition(".")[2], 0.01) * (1 + 0.3 * random.random())
@@ -165,7 +165,7 @@ def attention(writer: RunWriter, blocks: int) -> None:
 def branches(writer: RunWriter) -> None:
     """Gradient energy of two branches at two fusion nodes, one of which starves."""
     columns = [
-        Column(f"decoder.{node}.cat", "branch", "branch_energy", key)
+        Column(f"decoder.{node}/cat.0", "output", "branch_energy", key)
         for node in range(2)
         for key in ("branch0.energy", "branch1.energy", "imbalance")
     ]
@@ -251,23 +251,49 @@ def finding(**changes: Any) -> Finding:
 def analysis(path: Path, source: str) -> Path:
     """Recovery and curvature of every layer, made from a checkpoint of the run ``source``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    info = RunInfo(config={"analyzer": "dequantization"}, environment={}, recipe="nvfp4",
-                   source=f"sha256:{'0' * 64} run:{source}")  # fmt: skip
+    about = {"kind": "analysis", "score": "auprc", "recipe": "nvfp4"}
+    info = RunInfo(config=about, environment={}, recipe="nvfp4", source=f"{'0' * 64} {source}")
     random = np.random.default_rng(3)
     with create(path, info) as writer:
-        for number, site in enumerate(layers()):
-            share = 0.55 if site == FAILING else 0.02 + 0.02 * random.random()
-            for key, value in (
-                ("recovery", share), ("recovery_low", share - 0.05),
-                ("recovery_high", share + 0.06), ("sensitivity", share * 0.06),
-                ("sensitivity_low", share * 0.05), ("sensitivity_high", share * 0.07),
-                ("cumulative", min(1.0, 0.6 + 0.02 * number)),
-            ):  # fmt: skip
-                writer.record(0, Column(site, "", "dequantization", key), value)
-            writer.record(0, Column(site, "", "curvature", "trace"), 10 * random.random())
-            writer.record(0, Column(site, "", "curvature", "trace_se"), 0.5)
+        writer.record(0, Column("dequantization", "", "analysis", "done"), 1.0)
+        for key, value in (("score.high_precision", 0.83), ("score.quantized", 0.73)):
+            _estimate(writer, "", key, value)
+        _estimate(writer, "", "gap", 0.1)
+        for site in layers():
+            gain = 0.055 if site == FAILING else 0.002 + 0.002 * random.random()
+            _estimate(writer, site, "recovery", gain)
+            _estimate(writer, site, "sensitivity", 0.9 * gain)
+            writer.record(0, Column(site, "weight", "curvature", "trace"), 10 * random.random())
+            writer.record(0, Column(site, "weight", "curvature", "trace.stderr"), 0.5)
+        _estimate(writer, FAILING, "recovery", 0.05, role="input")
+        _sets(writer)
+        for key, value in (("trace", 120.0), ("trace.stderr", 9.0), ("eigenvalue0", 14.0)):
+            writer.record(0, Column("", "", "curvature", key), value)
+        x = np.linspace(-1, 15, 200)
+        density = np.stack([x, np.exp(-(x**2))])
+        writer.arrays([Array(step=0, site="", role="", probe="curvature", key="density",
+                             data=density)])  # fmt: skip
         writer.findings([finding(analyzer="dequantization", claim=f"keep {FAILING} in bf16")])
     return path
+
+
+def _sets(writer: RunWriter) -> None:
+    """Kinds and pairs of layers, and a set that grows."""
+    for kind, gain in (("linear 16×16", 0.06), ("conv2d 3×3", 0.01)):
+        _estimate(writer, kind, "kind.recovery", gain)
+    _estimate(writer, f"{FAILING} & head", "interaction", 0.01)
+    for number, site in enumerate((FAILING, *layers()[:3])):
+        _estimate(writer, site, "cumulative", 0.055 + 0.004 * number, step=number + 1)
+        column = Column(site, "", "dequantization", "cumulative.additive")
+        writer.record(number + 1, column, 0.055 + 0.005 * number)
+
+
+def _estimate(
+    writer: RunWriter, site: str, key: str, value: float, *, role: str = "", step: int = 0
+) -> None:
+    parts = (("", value), (".low", value - 0.005), (".high", value + 0.006), (".n", 24.0))
+    for end, number in parts:
+        writer.record(step, Column(site, role, "dequantization", key + end), number)
 
 
 def folder(root: Path) -> Path:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import synthetic_runs
 
-from qprobe.dashboard.layer_table import Measure, layer_table, worst_first
+from qprobe.dashboard.layer_table import layer_table
+from qprobe.dashboard.measures import Measure
 
 
 @pytest.fixture
@@ -12,7 +13,7 @@ def table(library):
 
 KURTOSIS = Measure("input", "moments", "kurtosis")
 SQNR = Measure("input", "operand_error", "fprop.x.sqnr_db")
-COSINE = Measure("grad_weight", "gradient_fidelity", "cosine")
+COSINE = Measure("grad_output", "gradient_fidelity", "wgrad.cosine")
 
 
 def test_it_holds_the_last_value_of_every_measure(table, sweep):
@@ -34,11 +35,11 @@ def test_heads_and_branches_are_left_out(table):
 
 
 def test_the_failing_layer_is_worst_whichever_way_a_measure_points(table):
-    shares = table.shares()
+    shares = table.shares
     row = table.sites.index(synthetic_runs.FAILING)
     for measure in (SQNR, Measure("input", "moments", "channel_kurtosis_max")):
         assert shares[row, table.measures.index(measure)] == 1.0
-    assert worst_first(table)[0] == synthetic_runs.FAILING
+    assert table.worst_first[0] == synthetic_runs.FAILING
 
 
 def test_shares_are_ranks():
@@ -50,7 +51,7 @@ def test_shares_are_ranks():
         sites=tuple("abcde"), measures=(KURTOSIS,), values=values, there=there, last_step=0
     )
     expected = [2 / 3, 0.5 / 3, 1.0, 0.5 / 3, np.nan]
-    np.testing.assert_allclose(table.shares()[:, 0], expected)
+    np.testing.assert_allclose(table.shares[:, 0], expected)
 
 
 def test_an_earlier_step_has_earlier_values(library):

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from qprobe.dashboard import theme
 from qprobe.dashboard.figures.frame import empty, frame, text
 from qprobe.dashboard.figures.layers import labels
-from qprobe.dashboard.layer_table import LayerTable, Measure, block_and_module
+from qprobe.dashboard.layer_table import LayerTable, block_and_module
+from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain
 
 

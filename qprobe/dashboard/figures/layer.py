@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from qprobe.dashboard import theme
 from qprobe.dashboard.figures.frame import empty, frame, text
 from qprobe.dashboard.layer_detail import FIRST, OCTAVES, Magnitudes
+from qprobe.dashboard.numerals import plain
 from qprobe.records import Column, Series
 
 #: Magnitudes that E2M1 has.
@@ -28,6 +29,8 @@ def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.
     x = np.arange(FIRST, FIRST + OCTAVES)
     filled = np.flatnonzero(found.octaves)
     low, high = x[filled[0]] - 1, x[filled[-1]] + 2
+    apart = 2 if high - low < 16 else 4
+    ticks = [int(tick) for tick in x if low <= tick <= high and tick % apart == 0]
     figure = frame(dark=dark, bargap=0.08, barmode="overlay")
     figure.add_bar(
         x=x + 0.5,
@@ -49,7 +52,7 @@ def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.
     _grid(figure, largest, (float(low), float(high)), dark)
     figure.update_xaxes(
         title="|x|, powers of two; lines: E2M1 values under one scale", range=[low, high],
-        tickmode="linear", tick0=0, dtick=4, tickprefix="2^", showgrid=False,
+        tickvals=ticks, ticktext=[f"2<sup>{tick}</sup>" for tick in ticks], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="share of values", tickformat=".0%")
     return figure
@@ -86,25 +89,36 @@ def kurtosis(values: Mapping[str, float], *, dark: bool) -> go.Figure:
     if not figure.data:
         return empty("No kurtosis was measured here.", dark=dark)
     figure.add_hline(y=3, line={"color": theme.ink(dark), "dash": "dash", "width": 1})
-    figure.update_yaxes(title="kurtosis (dashed: normal, 3)", type="log", dtick=1)
+    figure.update_yaxes(title="kurtosis (dashed: normal, 3)", type="log", dtick="D2")
     return figure
 
 
-def operands(values: Mapping[str, float], *, dark: bool) -> go.Figure:
-    """Signal to quantization noise of each operand of the three matrix products."""
-    named = {key.rpartition(".")[0]: value for key, value in values.items()
-             if key.endswith("sqnr_db")}  # fmt: skip
-    if not named:
-        return empty("No operand errors were measured here.", dark=dark)
-    figure = frame(dark=dark)
-    figure.add_bar(
-        x=list(named),
-        y=np.array(list(named.values()), dtype=np.float64),
-        marker={"color": theme.lines(dark)[0]},
-        hovertemplate="%{x}<br>%{y:.2f} dB<extra></extra>",
-    )
-    figure.update_yaxes(title="SQNR in dB, more is better", rangemode="tozero")
-    figure.update_xaxes(title="product and operand")
+def operands(
+    products: Mapping[str, float], tensors: Mapping[str, float], *, dark: bool
+) -> go.Figure:
+    """Signal to quantization noise: of operands as the recipe takes them (``fprop.x``), and of
+    tensors in four bits along their channels (``nvfp4 input``), which knows no recipe."""
+    if not products and not tensors:
+        return empty("No quantization error was measured here.", dark=dark)
+    figure = frame(dark=dark, bargap=0.25)
+    for number, (name, values) in enumerate(
+        (("as the recipe takes it", products), ("in four bits, along channels", tensors))
+    ):
+        if values:
+            known = np.array(list(values.values()), dtype=np.float64)
+            figure.add_bar(
+                x=np.where(np.isfinite(known), known, np.nan),
+                y=[text(one) for one in values],
+                orientation="h",
+                name=name,
+                marker={"color": theme.lines(dark)[number], "opacity": 0.9 if not number else 0.5},
+                text=[f"{value:.1f}" if np.isfinite(value) else plain(value) for value in known],
+                textposition="auto",
+                hovertemplate="%{y}<br>%{x:.2f} dB<extra>" + name + "</extra>",
+            )
+    figure.update_xaxes(title="SQNR in dB, more is better", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_layout(showlegend=True)
     return figure
 
 

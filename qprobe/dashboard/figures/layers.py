@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
 from qprobe.dashboard.figures.frame import empty, frame, text
-from qprobe.dashboard.layer_table import LayerTable, Measure, block_and_module
+from qprobe.dashboard.layer_table import LayerTable, block_and_module
+from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain, short
 
 #: Below this many columns a gap is drawn between cells.
@@ -36,8 +37,8 @@ def fingerprint(table: LayerTable, *, dark: bool) -> go.Figure:
     if not table.sites or not table.measures:
         return empty("No layer matches.", dark=dark)
     names = labels(table.sites)
-    measures = [text(measure.name) for measure in table.measures]
-    shares = table.shares().T.astype(np.float32)
+    measures = labels([measure.title for measure in table.measures])
+    shares = table.shares.T.astype(np.float32)
     gap = 1 if len(names) < _GAPS else 0
     figure = frame(
         go.Heatmap(
@@ -151,7 +152,7 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 def _colorbar(measure: Measure, low: float, high: float) -> dict[str, object]:
     worst = "low is worst" if measure.higher_is_better else "high is worst"
     bar: dict[str, object] = {
-        "title": {"text": f"{text(measure.key)}<br>{worst}, clipped at p2–p98", "side": "right"},
+        "title": {"text": f"{text(measure.title)}<br>{worst}, clipped at p2–p98", "side": "right"},
         "thickness": 12,
     }
     if measure.is_logarithmic:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from qprobe.dashboard import theme
 from qprobe.dashboard.figures.frame import empty, frame, text
 from qprobe.dashboard.figures.layers import labels
-from qprobe.dashboard.layer_table import Measure
+from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.parts import Part, grid
 
 
@@ -58,7 +58,9 @@ def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Seq
                 x=part.series.steps,
                 y=part.series.values,
                 name=f"{word} {part.number}{extra}",
-                mode="lines",
+                # Heads take turns: one that was looked at once is a point.
+                mode="lines" if len(part.series) > 60 else "lines+markers",
+                marker={"size": 5},
                 line={"color": look["color"], "width": 2, "dash": "dot" if extra else look["dash"]},
                 hovertemplate="%{y:.4g}",
             )

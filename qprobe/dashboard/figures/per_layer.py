@@ -24,8 +24,30 @@ class Bar:
     high: float | None = None
 
 
-def bars(found: Sequence[Bar], unit: str, *, dark: bool, chosen: Sequence[str] = ()) -> go.Figure:
-    """The largest 40; chosen layers are hatched, and what may be zero is pale."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growing:
+    """A set of layers in high precision after its latest member, and what it brings back."""
+
+    site: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    #: What its members bring back alone, added up.
+    additive: float | None = None
+
+
+def bars(
+    found: Sequence[Bar],
+    unit: str,
+    *,
+    dark: bool,
+    chosen: Sequence[str] = (),
+    whole: float | None = None,
+) -> go.Figure:
+    """The largest 40; chosen layers are hatched, and what may be zero is pale.
+
+    With a ``whole`` each layer says which share of it it is.
+    """
     finite = [bar for bar in found if np.isfinite(bar.value)]
     if not finite:
         return empty("No layer has a value.", dark=dark)
@@ -36,9 +58,14 @@ def bars(found: Sequence[Bar], unit: str, *, dark: bool, chosen: Sequence[str] =
                                                                bar.value - bar.low)
         for bar in ranked
     ]  # fmt: skip
+    names = labels([bar.site for bar in ranked], 44)
+    if whole:
+        names = [
+            f"{name}  {bar.value / whole:.0%}" for name, bar in zip(names, ranked, strict=True)
+        ]
     figure = frame(
         go.Bar(
-            y=labels([bar.site for bar in ranked], 44),
+            y=names,
             x=np.array([bar.value for bar in ranked]),
             orientation="h",
             marker={
@@ -67,32 +94,55 @@ def height(count: int) -> int:
     return 110 + 22 * min(count, MOST)
 
 
-def curve(found: Sequence[Bar], unit: str, *, dark: bool) -> go.Figure:
-    """What is reached when layers are given back one after another, in their order."""
+def curve(found: Sequence[Growing], unit: str, *, dark: bool, whole: float | None) -> go.Figure:
+    """What growing sets of layers bring back, beside the sum of what their members do alone."""
     if not found:
         return empty("Layers were not given back one after another.", dark=dark)
+    names = labels([one.site for one in found])
+    x = np.arange(1, len(found) + 1)
+    low = [one.value if one.low is None else one.low for one in found]
+    high = [one.value if one.high is None else one.high for one in found]
+    values = np.array([one.value for one in found])
     figure = frame(dark=dark)
     figure.add_scatter(
-        x=np.arange(1, len(found) + 1),
-        y=np.array([bar.value for bar in found]),
-        mode="lines+markers",
-        line={"color": theme.lines(dark)[0], "shape": "hv"},
-        customdata=labels([bar.site for bar in found]),
-        hovertemplate="%{x} layers, last %{customdata}<br>%{y:.4g}<extra></extra>",
-    )
-    figure.update_xaxes(title="layers in high precision")
+        x=x, y=values, name="together", mode="lines+markers",
+        line={"color": theme.lines(dark)[0], "width": 2},
+        error_y={
+            "type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
+            "array": np.array(high) - values, "arrayminus": values - np.array(low),
+        },
+        customdata=names,
+        hovertemplate="with %{customdata}<br>%{y:.4g}<extra>together</extra>",
+    )  # fmt: skip
+    if all(one.additive is not None for one in found):
+        figure.add_scatter(
+            x=x, y=np.array([one.additive for one in found], dtype=np.float64),
+            name="alone, added up", mode="lines+markers",
+            line={"color": theme.lines(dark)[1], "width": 2, "dash": "dot"},
+            hovertemplate="%{y:.4g}<extra>alone, added up</extra>",
+        )  # fmt: skip
+    if whole:
+        figure.add_hline(
+            y=whole, line={"color": theme.ink(dark), "dash": "dash", "width": 1},
+            annotation_text="the whole loss", annotation_position="top left",
+        )  # fmt: skip
+    figure.update_xaxes(title="layers in high precision", tickvals=x, ticktext=[
+        f"+ {name}" for name in names
+    ], tickangle=-30 if len(names) > 3 else 0)  # fmt: skip
     figure.update_yaxes(title=unit, rangemode="tozero")
     return figure
 
 
 def spectrum(points: np.ndarray, *, dark: bool) -> go.Figure:
-    """A density ``[eigenvalue and density, points]``."""
+    """A density ``[eigenvalue and density, points]``: logarithmic, for a few large eigenvalues
+    stand far from the many small ones and weigh next to nothing."""
     figure = frame(dark=dark)
+    top = float(np.log10(max(points[1].max(), 1e-300)))
     figure.add_scatter(
         x=points[0].astype(np.float64), y=points[1].astype(np.float64), mode="lines",
-        fill="tozeroy", line={"color": theme.lines(dark)[0]},
+        line={"color": theme.lines(dark)[0]},
         hovertemplate="eigenvalue %{x:.4g}<br>density %{y:.4g}<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(title="eigenvalue of the Hessian")
-    figure.update_yaxes(title="density")
+    figure.update_yaxes(title="density", type="log", range=[top - 5, top + 0.3], dtick=1)
     return figure

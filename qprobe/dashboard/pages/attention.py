@@ -20,7 +20,9 @@ from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.dashboard.parts import maps, parts
 from qprobe.errors import InputError
 
-_FIRST = ("snr_db", "snr_qk_db", "snr_proj_db")
+#: What softmax feels comes first; a ratio in dB alone misleads.
+_FIRST = ("error_qk_nats", "error_proj_nats", "snr_qk_db", "snr_proj_db", "levels_ratio")
+_COUNTS = ("n", "heads", "draws", "proj_available")
 
 
 def layout(context: Context) -> Any:
@@ -43,9 +45,9 @@ def layout(context: Context) -> Any:
                 ),
             ]
         )
-    measures = list(dict.fromkeys(part.key for part in found))
+    measures = [key for key in dict.fromkeys(part.key for part in found) if key not in _COUNTS]
     sites = list(dict.fromkeys(part.site for part in found))
-    first = next((key for key in measures if key in _FIRST), measures[0])
+    first = next((key for key in _FIRST if key in measures), measures[0])
     shown = [_name(array) for array in context.library.answer(run, maps)]
     query, baseline = context.query, context.baseline
     controls = [

@@ -43,7 +43,7 @@ def layout(context: Context) -> Any:
             ]
         )
     sites = list(dict.fromkeys(part.site for part in found))
-    keys = list(dict.fromkeys(part.key for part in found))
+    keys = [key for key in dict.fromkeys(part.key for part in found) if key != "n"]
     query, baseline = context.query, context.baseline
     return html.Div(
         [

@@ -14,8 +14,9 @@ from qprobe.dashboard.components import (
     select,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import table_of
 from qprobe.dashboard.figures import compare as figures
-from qprobe.dashboard.layer_table import LayerTable, layer_table
+from qprobe.dashboard.layer_table import LayerTable
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.numerals import plain, short
 from qprobe.dashboard.pages.layers import nothing_to_show
@@ -31,7 +32,7 @@ def layout(context: Context) -> Any:
     if baseline is None:
         return html.Div([title, empty_state("No baseline is pinned.",
                                             "Choose one at the top, beside the run.")])  # fmt: skip
-    tables = [context.library.answer(one, layer_table) for one in (run, baseline)]
+    tables = [table_of(context.library, one) for one in (run, baseline)]
     common = [measure for measure in tables[0].telling(99) if measure in tables[1].measures]
     if not common:
         return html.Div(
@@ -105,7 +106,7 @@ def _table(library: Library, name: str) -> LayerTable:
     run = library.run(name)
     if run is None:
         raise InputError(f"the run {name!r} is gone; choose another one.")
-    return library.answer(run, layer_table)
+    return table_of(library, run)
 
 
 def _row(

@@ -9,20 +9,32 @@ from qprobe.dashboard.components import (
     chart,
     control,
     empty_state,
+    kpi,
     page_title,
     select,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import holder
 from qprobe.dashboard.figures.frame import empty
 from qprobe.dashboard.figures.per_layer import bars, height, spectrum
 from qprobe.dashboard.layer_values import bars as bars_of
-from qprobe.dashboard.layer_values import holder, keys
+from qprobe.dashboard.layer_values import keys, of_model
 from qprobe.dashboard.library import Library
+from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.errors import InputError
 from qprobe.records import Array, RunReader
 
 _PROBE = "curvature"
+#: What is worth a look first.
+_FIRST = ("predicted", "trace", "second_order", "first_order")
+_MEANING = {
+    "predicted": "loss that the weights’ error costs, to second order",
+    "second_order": "½ ΔwᵀHΔw of the weights’ error",
+    "first_order": "gᵀΔw of the weights’ error",
+    "trace": "trace of the layer’s Hessian",
+    "error_norm": "‖Δw‖ of the weights’ error",
+}
 
 
 def layout(context: Context) -> Any:
@@ -44,12 +56,16 @@ def layout(context: Context) -> Any:
             ]
         )
     made, values = found
-    known = list(keys(values))
+    known = sorted(
+        keys(values), key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST)
+    )
+    whole = context.library.answer(made, of_model, _PROBE)
     controls = select("curvature", "measure", "Measure", known,
                       context.query.choice("measure", known, known[0]))  # fmt: skip
     return html.Div(
         [
             title,
+            html.Div(_facts(whole), className="kpis"),
             html.Div(controls, className="controls"),
             html.Div(
                 [
@@ -64,6 +80,21 @@ def layout(context: Context) -> Any:
             dcc.Store(id="curvature-run", data=made.name),
         ]
     )  # fmt: skip
+
+
+def _facts(whole: dict[str, float]) -> list[Any]:
+    """What was measured of the model as a whole; eigenvalues with their residuals."""
+    facts = [("predicted", "loss by all weights’ errors, predicted"),
+             ("measured", "the same, measured"), ("trace", "trace of the Hessian"),
+             *((f"eigenvalue{at}", f"eigenvalue {at + 1}") for at in range(2)),
+             ("negative_share", "share of negative eigenvalues")]  # fmt: skip
+    told = []
+    for key, label in facts:
+        error = whole.get(f"{key}.stderr", whole.get(f"{key}.residual"))
+        if key in whole:
+            spread = f" ± {error:.2g}" if error is not None else ""
+            told.append(kpi(plain(whole[key]) + spread, label))
+    return told
 
 
 def spectra(reader: RunReader) -> list[Array]:
@@ -90,13 +121,13 @@ def register(app: Dash, library: Library) -> None:
         found = holder(library, run, _PROBE) if run is not None else None
         if run is None or found is None:
             raise InputError(f"the run {name!r} is gone; choose another one.")
-        known = library.answer(run, spectra)
+        known = library.answer(found[0], spectra)
         density = (
             spectrum(known[-1].data, dark=dark)
             if known
             else empty("The spectrum was not measured.", dark=dark)
         )
-        return bars(bars_of(found[1], key), key, dark=dark), density
+        return bars(bars_of(found[1], key), _MEANING.get(key, key), dark=dark), density
 
 
 PAGE = Page(path="/curvature", title="Curvature", sign="⌣", layout=layout, register=register)

@@ -17,12 +17,14 @@ from qprobe.dashboard.components import (
     select,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import detail_of, family, table_of
 from qprobe.dashboard.figures import layer as figures
 from qprobe.dashboard.figures.frame import empty
 from qprobe.dashboard.findings import finding_card
-from qprobe.dashboard.layer_detail import LayerDetail, layer_detail
-from qprobe.dashboard.layer_table import LayerTable, Measure, layer_table, worst_first
+from qprobe.dashboard.layer_detail import LayerDetail, Magnitudes
+from qprobe.dashboard.layer_table import LayerTable
 from qprobe.dashboard.library import Library, Run
+from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.dashboard.query import Query
@@ -36,9 +38,9 @@ def layout(context: Context) -> Any:
     run = context.run
     if run is None:
         return nothing_to_show(context)
-    table = context.library.answer(run, layer_table)
+    table = table_of(context.library, run)
     site = context.query.text("layer") or _worst(run, table)
-    detail = context.library.answer(run, layer_detail, site) if site else None
+    detail = detail_of(context.library, run, site) if site else None
     if detail is None or not (detail.series or detail.magnitudes):
         return _absent(context, run, site)
     about = dmc.Group([html.Code(site, className="mono"), *_neighbours(context, run, table, site)])
@@ -46,9 +48,9 @@ def layout(context: Context) -> Any:
         [
             html.Div([dmc.Title("Layer", order=1, size="h2"), about], className="page-title"),
             _findings(context, run, site),
-            _controls(context.query, detail, table, site),
+            _controls(context.query, detail),
             html.Div(_cards(detail), className="two"),
-            card("Over the training", chart("layer-time", "a measure over the steps", 320)),
+            _over_time(detail),
             _heads(detail),
             card("Every measure", grid("layer-all", "measures of this layer", _COLUMNS,
                                        rows=_rows(table, detail, site), height=380)),
@@ -74,10 +76,10 @@ def _shown(context: Context, run: Run, site: str) -> dict[str, str]:
 
 
 def _worst(run: Run, table: LayerTable) -> str:
-    """The layer of the gravest finding, else the first that was measured."""
+    """The layer of the gravest finding, else the one that the Layers page has first."""
     known = set(table.sites)
     named = [site for finding in run.findings for site in finding.sites if site in known]
-    return next(iter([*named, *table.sites]), "")
+    return next(iter([*named, *table.worst_first]), "")
 
 
 def _absent(context: Context, run: Run, site: str) -> Any:
@@ -97,7 +99,7 @@ def _absent(context: Context, run: Run, site: str) -> Any:
 
 def _neighbours(context: Context, run: Run, table: LayerTable, site: str) -> list[Any]:
     """The layers before and after this one, from the worst on; keys j and k follow the links."""
-    order = worst_first(table)
+    order = table.worst_first
     if site not in order:
         return []
     place, links = order.index(site), []
@@ -113,34 +115,43 @@ def _neighbours(context: Context, run: Run, table: LayerTable, site: str) -> lis
 
 
 def _findings(context: Context, run: Run, site: str) -> Any:
-    runs = [run, *context.library.analyses(run)]
+    runs = family(context.library, run)
     found = [(one, each) for one in runs for each in one.findings if site in each.sites]
     if not found:
         return None
     return card("Findings", *[finding_card(context, one, each) for one, each in found])
 
 
-def _controls(query: Query, detail: LayerDetail, table: LayerTable, site: str) -> html.Div:
-    roles = list(detail.magnitudes) or detail.roles
+def _controls(query: Query, detail: LayerDetail) -> html.Div:
+    roles = list(detail.magnitudes) or [role for role in detail.roles if role]
     measures = [Measure.of(column).name for column in detail.series if not _HEAD.match(column.key)]
-    first = _first(table, site, measures)
+    first = _first(detail)
     heads = sorted({_HEAD.sub("", column.key) for column in detail.series
                     if _HEAD.match(column.key)})  # fmt: skip
-    controls = [
-        select("layer", "role", "Tensor of the histogram", roles,
-               query.choice("role", roles, roles[0] if roles else None)),
-        select("layer", "measure", "Measure over the steps", measures,
-               query.choice("measure", measures, first)),
-    ]  # fmt: skip
+    measures.sort()
+    course = any(len(series) > 1 for series in detail.series.values())
+    role = select("layer", "role", "Tensor", roles,
+                  query.choice("role", roles, roles[0] if roles else None))  # fmt: skip
+    measure = select("layer", "measure", "Measure over the steps", measures,
+                     query.choice("measure", measures, first))  # fmt: skip
     head = select("layer", "head", "Measure of the heads", heads,
                   query.choice("head", heads, heads[0] if heads else None))  # fmt: skip
-    hidden = {} if heads else {"display": "none"}
-    return html.Div([*controls, html.Div(head, style=hidden)], className="controls")
+    parts = ((role, any(roles)), (measure, course), (head, bool(heads)))
+    return html.Div(
+        [html.Div(part, style={} if there else {"display": "none"}) for part, there in parts],
+        className="controls",
+    )
 
 
-def _first(table: LayerTable, site: str, measures: list[str]) -> str | None:
-    names = [measure.name for measure in table.telling(1)] if site in table.sites else []
-    return next((name for name in names if name in measures), measures[0] if measures else None)
+def _first(detail: LayerDetail) -> str | None:
+    """The most telling measure that has a course; of those with a single value the most telling."""
+    known = {
+        Measure.of(column): len(series) > 1
+        for column, series in detail.series.items()
+        if not _HEAD.match(column.key)
+    }
+    order = sorted(known, key=lambda one: (not known[one], one.is_neutral, one.priority))
+    return order[0].name if order else None
 
 
 def _cards(detail: LayerDetail) -> list[Any]:
@@ -150,7 +161,7 @@ def _cards(detail: LayerDetail) -> list[Any]:
             card("Values on the 4-bit grid", html.Div(id="layer-counts", className="note"),
                  chart("layer-histogram", "magnitudes of the values", 320))
         )  # fmt: skip
-    if any("kurtosis_" in column.key for column in detail.series):
+    if any(_is_kurtosis(column) for column in detail.series):
         found.append(
             card("Where the outliers are", chart("layer-kurtosis", "kurtosis by axis", 320),
                  note="High per channel: a few loud channels. High per token or voxel: a few loud "
@@ -159,9 +170,17 @@ def _cards(detail: LayerDetail) -> list[Any]:
     if any(column.key.endswith("sqnr_db") for column in detail.series):
         found.append(
             card("What each product loses", chart("layer-operands", "error of each operand", 320),
-                 note="fprop: forward. dgrad, wgrad: gradients of input and weight.")
+                 note="fprop: forward. dgrad, wgrad: gradients of input and weight. x: input, w: "
+                 "weight, dy: gradient of the output.")
         )  # fmt: skip
     return found
+
+
+def _over_time(detail: LayerDetail) -> Any:
+    drawn = card("Over the training", chart("layer-time", "a measure over the steps", 320))
+    # An analysis measures once: there is nothing to draw, and the table below has the values.
+    shown = any(len(series) > 1 for series in detail.series.values())
+    return html.Div(drawn, style={} if shown else {"display": "none"})
 
 
 def _heads(detail: LayerDetail) -> Any:
@@ -171,11 +190,12 @@ def _heads(detail: LayerDetail) -> Any:
 
 
 def _rows(table: LayerTable, detail: LayerDetail, site: str) -> list[dict[str, Any]]:
-    shares = table.shares() if site in table.sites else None
+    shares = table.shares if site in table.sites else None
     place = table.sites.index(site) if shares is not None else 0
     rows = []
-    for column, series in detail.series.items():
-        measure = Measure.of(column)
+    series_of = {Measure.of(column): series for column, series in detail.series.items()}
+    for measure in sorted(series_of, key=lambda one: (one.is_neutral, one.priority)):
+        column, series = measure, series_of[measure]
         value = float(series.values[-1])
         row: dict[str, Any] = {
             "key": column.key, "role": column.role, "probe": column.probe,
@@ -205,7 +225,7 @@ def register(app: Dash, library: Library) -> None:
 def _details(library: Library, names: dict[str, str]) -> tuple[LayerDetail, LayerDetail | None]:
     """Of the run, and of the baseline where one is pinned."""
     found = [
-        library.answer(run, layer_detail, names["layer"]) if run is not None else None
+        detail_of(library, run, names["layer"]) if run is not None else None
         for run in (library.run(names["run"]), library.run(names["baseline"]))
     ]
     return found[0] or LayerDetail(series={}, magnitudes={}), found[1]
@@ -225,18 +245,58 @@ def _register_values(app: Dash, library: Library) -> None:
         if found is None:
             return empty("No histogram was recorded.", dark=look == "dark"), ""
         other = theirs.magnitudes.get(role) if theirs else None
-        told = f"step {found.step}; {found.zero:,} zero, {found.nan:,} NaN, {found.infinite:,} inf"
-        return figures.histogram(found, other, dark=look == "dark"), told
+        return figures.histogram(found, other, dark=look == "dark"), _counted(found)
 
-    @app.callback(Output("layer-kurtosis", "figure"), _SHOWN, _SCHEME)
-    def kurtosis(names: dict[str, str], look: str) -> Any:
+    @app.callback(
+        Output("layer-kurtosis", "figure"),
+        Input(control("layer", "role"), "value"),
+        _SHOWN,
+        _SCHEME,
+    )
+    def kurtosis(role: str, names: dict[str, str], look: str) -> Any:
         ours, _ = _details(library, names)
-        return figures.kurtosis(_last(ours, "kurtosis_"), dark=look == "dark")
+        values = {
+            column.key: float(series.values[-1])
+            for column, series in ours.series.items()
+            if _is_kurtosis(column) and column.role == role
+        }
+        return figures.kurtosis(values, dark=look == "dark")
 
     @app.callback(Output("layer-operands", "figure"), _SHOWN, _SCHEME)
     def operands(names: dict[str, str], look: str) -> Any:
         ours, _ = _details(library, names)
-        return figures.operands(_last(ours, "sqnr_db"), dark=look == "dark")
+        return figures.operands(*_errors(ours), dark=look == "dark")
+
+
+def _counted(found: Magnitudes) -> str:
+    counts = (("zero", found.zero), ("NaN", found.nan), ("inf", found.infinite))
+    told = ", ".join(f"{count:,} {word}" for word, count in counts if count is not None)
+    return f"step {found.step}{'; ' if told else ''}{told}"
+
+
+def _is_kurtosis(column: Column) -> bool:
+    return column.probe == "moments" and "kurtosis_" in column.key
+
+
+def _errors(detail: LayerDetail) -> tuple[dict[str, float], dict[str, float]]:
+    """SQNR of operands (``fprop.x``) and of whole tensors in a format (``nvfp4 input``)."""
+    products, tensors = {}, {}
+    for column, series in detail.series.items():
+        stem, _, end = column.key.rpartition(".")
+        if end != "sqnr_db" or column.probe not in ("operand_error", "four_bit"):
+            continue
+        value = float(series.values[-1])
+        if column.probe == "operand_error":
+            products[stem] = value
+        else:
+            tensors[f"{stem} {column.role.replace('_', ' ')}"] = value
+    return dict(sorted(products.items(), key=_by_product)), dict(sorted(tensors.items()))
+
+
+def _by_product(one: tuple[str, float]) -> tuple[int, str]:
+    product = one[0].partition(".")[0]
+    known = ("fprop", "dgrad", "wgrad")
+    return known.index(product) if product in known else len(known), one[0]
 
 
 def _register_series(app: Dash, library: Library) -> None:
@@ -264,14 +324,6 @@ def _register_series(app: Dash, library: Library) -> None:
             if _HEAD.match(column.key) and _HEAD.sub("", column.key) == key
         }
         return figures.heads(chosen, key or "", dark=look == "dark")
-
-
-def _last(detail: LayerDetail, part: str) -> dict[str, float]:
-    return {
-        column.key: float(series.values[-1])
-        for column, series in detail.series.items()
-        if part in column.key
-    }
 
 
 def _named(detail: LayerDetail, name: str | None) -> dict[Column, Series]:

@@ -20,16 +20,17 @@ from qprobe.dashboard.components import (
     several,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import table_of
 from qprobe.dashboard.figures.layers import fingerprint, labels, matrix
 from qprobe.dashboard.filters import compiled
 from qprobe.dashboard.layer_table import (
     LayerTable,
-    Measure,
     block_and_module,
-    layer_table,
     mean_shares,
+    product_noise,
 )
 from qprobe.dashboard.library import Library
+from qprobe.dashboard.measures import RECOVERY, Measure
 from qprobe.dashboard.numerals import plain, short
 from qprobe.dashboard.query import Query
 from qprobe.errors import InputError
@@ -44,7 +45,7 @@ def layout(context: Context) -> Any:
     run = context.run
     if run is None:
         return nothing_to_show(context)
-    table = context.library.answer(run, layer_table)
+    table = table_of(context.library, run)
     if not table.sites:
         return html.Div(
             [
@@ -72,12 +73,14 @@ def layout(context: Context) -> Any:
                     card("Blocks and modules",
                          chart("matrix", "one measure by block and module", 480)),
                     card("The worst layers", html.Div(id="worst"),
-                         note="By the mean of their ranks. Keys j and k walk through them on a "
-                         "layer's page."),
+                         note="By what they bring back alone where that was measured, then by the "
+                         "share of noise in their forward product, then by their mean rank. Keys j "
+                         "and k walk through them on a layer's page."),
                 ],
                 className="two",
             ),
-            card("Every layer", grid("layers", "layers", [], height=520,
+            card("Every layer", grid("layers", "layers", [],
+                                     height=min(520, 90 + 34 * len(table.sites)),
                                      getRowId={"function": "params.data.name"})),
             dcc.Store(id="layers-links"),
             dcc.Store(id="layers-run", data=run.name),
@@ -128,21 +131,26 @@ def _steps(last: int) -> list[str]:
 
 
 def _worst(context: Context, run: str, table: LayerTable) -> Any:
-    shares = np.where(table.there, table.shares(), 0.0)
-    mean = mean_shares(table)
+    shares = np.where(table.there, table.shares, 0.0)
+    mean, noise = mean_shares(table), product_noise(table)
+    recovered = RECOVERY in table.measures
+    noisy = bool(np.isfinite(noise).any())
     rows = []
-    for place in np.argsort(-mean, kind="stable")[:_WORST].tolist():
-        site, measure = table.sites[place], table.measures[int(shares[place].argmax())]
-        link = html.A(
-            short(site, 80),
-            href=_to(context, run, site),
-            className="mono",
-            **data(go="true", failing="true"),
-        )
-        why = f"{measure.key} {plain(table.at(site, measure))}"
-        cells = (link, f"{mean[place]:.2f}", why)
+    for site in table.worst_first[:_WORST]:
+        place = table.sites.index(site)
+        measure = table.measures[int(shares[place].argmax())]
+        cells: list[Any] = [
+            html.A(short(site, 80), href=_to(context, run, site), className="mono",
+                   **data(go="true", failing="true"))
+        ]  # fmt: skip
+        if recovered:
+            cells.append(plain(table.at(site, RECOVERY)))
+        if noisy:
+            cells.append("–" if np.isnan(noise[place]) else f"{noise[place]:.1%}")
+        cells += [f"{mean[place]:.2f}", f"{measure.title} {plain(table.at(site, measure))}"]
         rows.append(dmc.TableTr([dmc.TableTd(cell) for cell in cells]))
-    titles = ("layer", "mean rank", "worst at")
+    titles = ["layer", *(["brings back"] if recovered else []), *(["noise"] if noisy else []),
+              "mean rank", "worst at"]  # fmt: skip
     head = dmc.TableThead(dmc.TableTr([dmc.TableTh(title) for title in titles]))
     return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=5, fz="sm")
 
@@ -155,7 +163,7 @@ def _columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
         *(
             {
                 "field": f"m{place}",
-                "headerName": measure.key,
+                "headerName": measure.title,
                 "headerTooltip": measure.name,
                 "type": "numericColumn",
                 "width": 132,
@@ -169,7 +177,7 @@ def _columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
 
 
 def _rows(context: Context, run: str, table: LayerTable) -> list[dict[str, Any]]:
-    shares = table.shares()
+    shares = table.shares
     rows = []
     for number, site in enumerate(table.sites):
         row: dict[str, Any] = {
@@ -283,9 +291,7 @@ def _table_at(library: Library, name: str, step: str) -> LayerTable:
     run = library.run(name)
     if run is None:
         raise InputError(f"the run {name!r} is gone; choose another one.")
-    if step == _LATEST:
-        return library.answer(run, layer_table)
-    return library.answer(run, layer_table, int(step))
+    return table_of(library, run, None if step == _LATEST else int(step))
 
 
 PAGE = Page(path="/layers", title="Layers", sign="▤", layout=layout, register=register)

@@ -178,7 +178,12 @@ def _worded(state: str) -> str:
 
 
 def _table(groups: Sequence[Group], asked: Question) -> Any:
-    rows = [_table_row(group, row, len(groups) > 1) for group in groups for row in group.rows]
+    rows = []
+    for group in groups:
+        if len(groups) > 1:
+            title = dmc.Text(group.title, size="xs", className="note")
+            rows.append(dmc.TableTr(dmc.TableTd(title, tableProps={"colSpan": 5})))
+        rows += [_table_row(row) for row in group.rows]
     if not rows:
         return dmc.Text(
             f"No finished run has {asked.score} on {asked.split} data.", className="note"
@@ -188,7 +193,7 @@ def _table(groups: Sequence[Group], asked: Question) -> Any:
     return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=4, fz="sm")
 
 
-def _table_row(group: Group, row: Quality, several_groups: bool) -> dmc.TableTr:
+def _table_row(row: Quality) -> dmc.TableTr:
     change = row.change
     cells = [interval(row.score)]
     if change is None:
@@ -201,10 +206,9 @@ def _table_row(group: Group, row: Quality, several_groups: bool) -> dmc.TableTr:
             rests if change.difference.low is not None else "one pair, no interval",
             f"{_VERDICTS[verdict]} {verdict}",
         ]
-    name = [html.Strong(row.recipe)]
-    if several_groups:
-        name.append(dmc.Text(group.title, size="xs", className="note"))
-    return dmc.TableTr([dmc.TableTd(name), *(dmc.TableTd(cell) for cell in cells)])
+    return dmc.TableTr(
+        [dmc.TableTd(html.Strong(row.recipe)), *(dmc.TableTd(cell) for cell in cells)]
+    )
 
 
 def register(app: Dash, library: Library) -> None:

@@ -13,49 +13,41 @@ from qprobe.dashboard.components import (
     chart,
     control,
     empty_state,
+    kpi,
     page_title,
     select,
     several,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import holder
 from qprobe.dashboard.figures.per_layer import bars, curve, height
 from qprobe.dashboard.layer_detail import literal
-from qprobe.dashboard.layer_values import Values, holder, keys
+from qprobe.dashboard.layer_values import Values, growing, keys, of_groups, of_model
 from qprobe.dashboard.layer_values import bars as bars_of
-from qprobe.dashboard.library import Library
+from qprobe.dashboard.library import Library, Run
+from qprobe.dashboard.numerals import interval
 from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.errors import InputError
+from qprobe.inference.against_baseline import Mean
 
 _PROBE = "dequantization"
-_ORDERED = ("cumulative", "incremental")
-_MEANING = {
-    "recovery": "share of the lost quality that the layer alone brings back",
-    "sensitivity": "quality lost when only this layer is quantized",
-}
+#: What is worth a look first; other measures follow as they come.
+_FIRST = ("recovery", "sensitivity", "recovery of input", "recovery of weight", "screen")
 
 
 def layout(context: Context) -> Any:
-    """The bars, the curve, and the plan."""
+    """What was lost, the bars, the curve, and the plan."""
     run = context.run
     if run is None:
         return nothing_to_show(context)
-    found = holder(context.library, run, _PROBE)
+    library = context.library
+    found = holder(library, run, _PROBE)
     title = page_title("Recovery", "Which layers must stay in high precision.")
     if found is None:
-        checkpoint = run.path.parent / "best.pt"
-        return html.Div(
-            [
-                title,
-                empty_state(
-                    "Layers of this run were not yet given back to high precision.",
-                    "The analysis lends each layer back and measures what returns.",
-                    f"qprobe analyze {checkpoint} --only dequantization",
-                ),
-            ]
-        )
+        return html.Div([title, _absent(run)])
     made, values = found
-    known = [key for key in keys(values) if key not in _ORDERED]
-    sites = list(values)
+    whole = library.answer(made, of_model, _PROBE)
+    known, sites = _measures(values), list(values)
     chosen = context.query.choices("keep", sites) or _surely(values)
     controls = html.Div(
         [
@@ -68,12 +60,16 @@ def layout(context: Context) -> Any:
     return html.Div(
         [
             title,
+            html.Div(_facts(made, whole), className="kpis"),
             controls,
             html.Div(
                 [
-                    card("What each layer brings back",
-                         chart("recovery", "recovery of every layer", height(len(values))),
-                         note="With 95 % intervals. Pale: may be nothing. Hatched: in the plan."),
+                    html.Div([card("What each layer brings back",
+                                   chart("recovery", "recovery of every layer",
+                                         height(len(values))),
+                                   note="With 95 % intervals. Pale: may be nothing. Hatched: in "
+                                   "the plan."),
+                              *_groups(library, made)], className="stack"),
                     html.Div([card("One after another", chart("cumulative",
                                                               "recovery of growing sets", 300)),
                               _plan()], className="stack"),
@@ -83,6 +79,63 @@ def layout(context: Context) -> Any:
             dcc.Store(id="recovery-run", data=made.name),
         ]
     )  # fmt: skip
+
+
+def _absent(run: Run) -> Any:
+    recipe = "" if run.recipe not in (None, "bf16") else " --recipe int4-tensor"
+    return empty_state(
+        "Layers of this run were not yet given back to high precision.",
+        "The analysis lends each layer back and measures what returns.",
+        f"qprobe analyze {run.path.parent / 'best.pt'}{recipe} --only dequantization",
+    )
+
+
+def _facts(made: Run, whole: dict[str, float]) -> list[Any]:
+    """The scores between which everything on this page lies."""
+    score = _score(made)
+
+    def told(key: str, *, sign: bool = False) -> str:
+        value, low, high, n = (whole.get(key + end) for end in ("", ".low", ".high", ".n"))
+        if value is None:
+            return "–"
+        return interval(Mean(estimate=value, low=low, high=high, n=int(n or 0)), sign=sign)
+
+    facts = [
+        ("score.high_precision", f"{score} in high precision"),
+        ("score.quantized", f"{score} under {made.recipe or 'the recipe'}"),
+        ("gap", f"{score} lost, 95 % interval"),
+    ]
+    return [kpi(told(key), label) for key, label in facts if key in whole]
+
+
+def _score(made: Run) -> str:
+    return str(made.config.get("score", "score"))
+
+
+def _measures(values: Values) -> list[str]:
+    known = [key for key in keys(values) if not key.startswith("cumulative")]
+    return sorted(known, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+
+
+def _lost(whole: dict[str, float]) -> float | None:
+    """The loss, where there is one for sure: shares of nothing say nothing."""
+    return whole["gap"] if whole.get("gap.low", 0.0) > 0 else None
+
+
+def _groups(library: Library, made: Run) -> list[Any]:
+    """Kinds of layers, and pairs whose effects do not add up, where these were measured."""
+    cards = []
+    for stem, name, title, note in (
+        ("kind.", "recovery", "Kinds of layers", "All layers of a kind given back together."),
+        ("interaction", "interaction", "Pairs of layers",
+         "What a pair brings back beyond its members alone; pale: nothing for sure."),
+    ):  # fmt: skip
+        found = bars_of(library.answer(made, of_groups, _PROBE, stem), name)
+        if found:
+            label = title.lower()
+            cards.append(card(title, chart(f"recovery-{name}s", label, height(len(found))),
+                              note=note))  # fmt: skip
+    return cards
 
 
 def _plan() -> Any:
@@ -135,17 +188,43 @@ def register(app: Dash, library: Library) -> None:
     def fill(key: str, kept: list[str] | None, name: str, scheme: str) -> tuple[Any, ...]:
         run, dark = library.run(name), scheme == "dark"
         found = holder(library, run, _PROBE) if run is not None else None
-        if found is None:
+        if run is None or found is None:
             raise InputError(f"the run {name!r} is gone; choose another one.")
         values, sites = found[1], kept or []
-        ordered = [bar for key_ in _ORDERED for bar in bars_of(values, key_)]
-        ordered.sort(key=lambda bar: bar.value)
+        lost = _lost(library.answer(found[0], of_model, _PROBE))
+        unit = _meaning(key, _score(found[0]))
+        sets = library.answer(found[0], growing, _PROBE)
         return (
-            bars(bars_of(values, key), _MEANING.get(key, key), dark=dark, chosen=sites),
-            curve(ordered, "share of the lost quality", dark=dark),
+            bars(bars_of(values, key), unit, dark=dark, chosen=sites,
+                 whole=lost if key.startswith("recovery") else None),
+            curve(sets, f"{_score(found[0])} brought back", dark=dark, whole=lost),
             plan(sites) or "# choose layers above",
             f"{len(sites)} of {len(values)} layers",
-        )
+        )  # fmt: skip
+
+    for name, stem in (("recovery", "kind."), ("interaction", "interaction")):
+        _register_groups(app, library, name, stem)
+
+
+def _meaning(key: str, score: str) -> str:
+    if key.startswith("recovery"):
+        operand = key.partition(" of ")[2]
+        return f"{score} that the layer{f'’s {operand}' if operand else ''} alone brings back"
+    if key == "sensitivity":
+        return f"{score} lost when only this layer is quantized"
+    return key
+
+
+def _register_groups(app: Dash, library: Library, name: str, stem: str) -> None:
+    @app.callback(
+        Output(f"recovery-{name}s", "figure"),
+        Input("recovery-run", "data"),
+        Input("look", "data"),
+    )
+    def fill(run_name: str, look: str) -> Any:
+        run = library.run(run_name)
+        found = library.answer(run, of_groups, _PROBE, stem) if run is not None else {}
+        return bars(bars_of(found, name), "score brought back", dark=look == "dark")
 
 
 PAGE = Page(path="/recovery", title="Recovery", sign="↺", layout=layout, register=register)

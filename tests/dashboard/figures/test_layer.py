@@ -58,6 +58,14 @@ def test_heads_are_rows():
     assert heat.reversescale
 
 
-@pytest.mark.parametrize("make", [layer.kurtosis, layer.operands])
-def test_nothing_measured_is_said(make):
-    assert make({}, dark=False).layout.annotations
+def test_nothing_measured_is_said():
+    for figure in (layer.kurtosis({}, dark=False), layer.operands({}, {}, dark=False)):
+        assert figure.layout.annotations
+
+
+def test_operands_are_told_from_tensors_and_what_lost_nothing_from_zero():
+    figure = layer.operands({"fprop.x": 9.5, "fprop.w": np.inf}, {"int4 input": 19.0}, dark=False)
+    products, tensors = figure.data
+    assert list(products.text) == ["9.5", "+inf"]
+    assert np.isnan(products.x[1])
+    assert list(tensors.y) == ["int4 input"]

@@ -4,8 +4,9 @@ import pytest
 import synthetic_runs
 
 from qprobe.dashboard.figures.layers import fingerprint, labels, matrix
-from qprobe.dashboard.layer_table import Measure, layer_table
+from qprobe.dashboard.layer_table import layer_table
 from qprobe.dashboard.library import Library
+from qprobe.dashboard.measures import Measure
 
 
 @pytest.fixture(scope="module")
