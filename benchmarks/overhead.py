@@ -270,10 +270,12 @@ def in_ten(training: Training, blocks: int) -> list[float]:
         for _ in range(10):
             training.step()
         plain = thread_time() - began
+        on_demand = dict.fromkeys(map(str, FULL), ON_DEMAND)
         with qprobe.attach(
-            training.model, probes=FULL, sites=training.sites, every=10, start=10, arrays=0
+            training.model, probes=FULL, sites=training.sites, schedule=on_demand, arrays=0
         ) as session:
-            training.step()  # the summaries are made, and the first look is done
+            session.observe_next()
+            training.step()  # summaries are made
             session.step()
             session.observe_next()
             began = thread_time()

@@ -108,6 +108,7 @@ class Session:
 
     def _begin(self) -> None:
         self._capture.__enter__()
+        self._capture.arm(())
         self._optimizers = register_optimizer_step_pre_hook(self._before_update)
         self._ended = self._settings.clock()
         self._arm()

@@ -279,6 +279,19 @@ def test_a_step_that_is_not_due_does_no_work(monkeypatch):
         assert not counted
 
 
+def test_nothing_is_watched_before_the_first_look(monkeypatch):
+    model = small()
+    with qprobe.attach(
+        model,
+        probes=[Alone(), Windowed()],
+        schedule={"alone": Every(9, first=9), "windowed": ON_DEMAND},
+    ) as session:
+        delivered = []
+        monkeypatch.setattr(type(session._capture), "deliver", lambda *_: delivered.append(1))
+        go(model, session, 3)
+        assert not delivered
+
+
 def test_memory_does_not_grow_with_steps_or_tokens():
     model = small()
 
