@@ -59,10 +59,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: demo
+docs: demo chromium
 	$(BIN)/python docs/recipes_picture.py
 	$(BIN)/qprobe analyze runs/demo/best.pt --recipe int4-tensor --layers all --verify --overwrite
 	$(BIN)/python docs/analyze_picture.py
+	$(BIN)/python docs/dashboard_picture.py
 
 bench: setup
 	$(BIN)/python benchmarks/quantize.py

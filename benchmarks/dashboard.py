@@ -11,7 +11,6 @@ import argparse
 import logging
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -61,10 +60,6 @@ def main() -> None:
         print(f"{count:,} records, {LAYERS} layers × {MEASURES} measures")
         for name, milliseconds in (*server(path, chosen.times), *browser(path, chosen)):
             print(f"{name:52} {milliseconds:8.1f} ms")
-        if chosen.chromium is not None:
-            alone, watched = polled(Path(folder) / "live", chosen.chromium)
-            name = "step of a writer, five tabs open, polling or paused"
-            print(f"{name:52} {watched:8.1f} and {alone:.1f} ms: {watched / alone - 1:+.1%}")
 
 
 def write(path: Path, steps: int) -> None:
@@ -142,58 +137,6 @@ def browser(path: Path, chosen: argparse.Namespace) -> list[tuple[str, float]]:
         ]  # fmt: skip
         started.close()
     return found
-
-
-def polled(folder: Path, chromium: str, rounds: int = 6, steps: int = 30) -> tuple[float, float]:
-    """Median step of a writer, five live tabs paused and polling, in turns; the server is a process
-    of its own, as it is beside a training."""
-    folder.mkdir()
-    info = RunInfo(config={"steps": 10_000}, environment={}, recipe="nvfp4")
-    with create(folder / "run.qprobe", info) as run, sync_playwright() as playwright:
-        columns = [Column(f"layers.{at}", "input", "moments", "kurtosis") for at in range(LAYERS)]
-        layouts = run.layout(columns), run.layout([Column("", "", "training", "loss")])
-        random, taken, done = np.random.default_rng(0), ([], []), 0
-        work = random.standard_normal((500, 500))
-
-        def step() -> float:
-            nonlocal done
-            done += 1
-            began = time.perf_counter()
-            for _ in range(8):  # stands for the training's own work
-                np.linalg.norm(work @ work)
-            for layout in layouts:
-                values = random.random(len(layout.columns))
-                run.records(done, Batch(layout=layout, values=values))
-            run.flush()
-            return 1000 * (time.perf_counter() - began)
-
-        step()
-        with beside(folder) as base:
-            started = playwright.chromium.launch(executable_path=chromium)
-            tabs = [started.new_page() for _ in range(5)]
-            for tab in tabs:
-                tab.goto(f"{base}/live")
-                tab.locator("#live-series .scatterlayer path").first.wait_for(state="attached")
-            for turn in range(2 * rounds):
-                polls = bool(turn % 2)
-                props = {"disabled": not polls}
-                for tab in tabs:
-                    tab.evaluate("props => dash_clientside.set_props('clock', props)", props)
-                taken[polls].extend(step() for _ in range(steps))
-            started.close()
-    return statistics.median(taken[0]), statistics.median(taken[1])
-
-
-@contextmanager
-def beside(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "qprobe", "dashboard", str(folder), "--port", "0"]
-    server = subprocess.Popen([*command, "--no-browser"], stdout=subprocess.PIPE, text=True)
-    try:
-        told = server.stdout.readline() if server.stdout else ""
-        yield told.split()[2].rstrip("/")
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def load(page: Page, base: str) -> float:
