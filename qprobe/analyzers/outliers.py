@@ -21,7 +21,8 @@ class Kind:
     Limits stand above what healthy models show (docs/concepts/diagnosis.md has the numbers): of
     inputs the largest channel was up to 15.6 times the median one and the largest token 4.3 times,
     of weights 2.2 times. ``gain`` is by how much the best remedy cuts the noise of the layer's
-    output; an outlier that no granularity minds is no finding (healthy layers above the limit: 1.5).
+    output; an outlier that no granularity minds is no finding (healthy layers above the limit:
+    1.5).
     """
 
     cause: Cause
