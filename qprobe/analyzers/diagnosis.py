@@ -14,7 +14,7 @@ from qprobe.records.schema import Array, Cause, Finding, Record, Role, Severity
 _COSTS, _SCORE = "dequantization", "score"
 #: What healthy models reach, by unit: a finding is as strong as it is many times beyond that.
 _LIMITS = {
-    outliers.CHANNELS: 8.0,
+    outliers.CHANNELS: 7.0,
     outliers.TOKENS: 8.0,
     attention.NATS: attention.FELT_OFFSET,
     fusion.UNIT: fusion.CONCATENATED,

@@ -18,23 +18,18 @@ CHANNELS, TOKENS = "times the median channel", "times the median token"
 class Kind:
     """One kind of outlier: where it is looked for, and from when it is told.
 
-    Limits stand above what healthy models show (docs/concepts/diagnosis.md has the numbers): of
-    inputs the largest channel was up to 15.6 times the median one and the largest token 4.3 times,
-    of weights 2.2 times. ``gain`` is by how much the best remedy cuts the noise of the layer's
-    output; an outlier that no granularity minds is no finding (healthy layers above the limit:
-    1.5).
+    Limits stand above what healthy models show (docs/concepts/diagnosis.md has the numbers).
+    ``gain`` is by how much the best remedy cuts the noise of the layer's output; an outlier that no
+    granularity minds is no finding.
     """
 
     cause: Cause
     role: Role
-    over: str
-    under: str
+    statistics: tuple[str, ...]
     #: The statistic is an energy, of which the square root is told.
     energy: bool
     limit: float
     gain: float
-    #: From this size on, where no healthy layer is, any gain will do.
-    sure: float
     unit: str
     what: str
 
@@ -43,36 +38,30 @@ KINDS = (
     Kind(
         cause=Cause.SPATIAL_OUTLIER,
         role=Role.INPUT,
-        over="token_mean_square_max",
-        under="token_mean_square_median",
+        statistics=("token_mean_square",),
         energy=True,
         limit=8.0,
         gain=0.0,
-        sure=8.0,
         unit=TOKENS,
         what="one token or voxel of the input",
     ),
     Kind(
         cause=Cause.CHANNEL_OUTLIER,
         role=Role.INPUT,
-        over="channel_std_max",
-        under="channel_std_median",
+        statistics=("channel_std", "channel_absmax"),
         energy=False,
-        limit=8.0,
-        gain=1.7,
-        sure=20.0,
+        limit=7.0,
+        gain=1.1,
         unit=CHANNELS,
         what="one channel of the input",
     ),
     Kind(
         cause=Cause.CHANNEL_OUTLIER,
         role=Role.WEIGHT,
-        over="channel_std_max",
-        under="channel_std_median",
+        statistics=("channel_std", "channel_absmax"),
         energy=False,
         limit=4.0,
         gain=1.1,
-        sure=4.0,
         unit=CHANNELS,
         what="the weights of one input channel",
     ),
@@ -91,8 +80,6 @@ _REMEDIES = {
 _GRANULARITIES = tuple(way for way in _REMEDIES if way not in (X_HIGH, W_HIGH))
 #: A granularity is recommended from this cut of the noise; else the operand stays as it was.
 _WORTHWHILE = 1.5
-#: The least gain that is one.
-_SOME = 1.1
 
 
 class Outliers:
@@ -144,20 +131,27 @@ def _found(site: str, moments: Measured, values: Mapping[str, float]) -> Iterato
         if size is None or n is None or size < kind.limit or kind.role in told:
             continue
         told.add(kind.role)
-        gain = min(kind.gain, _SOME) if size >= kind.sure else kind.gain
-        if shares[INTENDED] < gain * min(_granular(shares).values(), default=0.0):
+        if shares[INTENDED] < kind.gain * min(_granular(shares).values(), default=0.0):
             continue
         way, left = _remedy(shares, kind.role)
         yield _Outlier(kind=kind, size=size, n=int(n), noise=shares[INTENDED], way=way, left=left)
 
 
 def _size(site: str, moments: Measured, kind: Kind) -> float | None:
-    over = moments.value(site, kind.role, kind.over)
-    under = moments.value(site, kind.role, kind.under)
-    if over is None or not under:
-        return None
-    ratio = over / under
-    return float(ratio**0.5) if kind.energy else ratio
+    """How large the largest is beside the median one: by the least of the statistics that say so.
+
+    A channel that hardly varies has a tiny standard deviation and may be as large as any, so a
+    channel is out of line only if its largest magnitude is too.
+    """
+    ratios = []
+    for name in kind.statistics:
+        over = moments.value(site, kind.role, f"{name}_max")
+        under = moments.value(site, kind.role, f"{name}_median")
+        if over is None or not under:
+            return None
+        ratios.append(over / under)
+    smallest = min(ratios)
+    return float(smallest**0.5) if kind.energy else smallest
 
 
 def _remedy(shares: Mapping[str, float], role: Role) -> tuple[str, float]:

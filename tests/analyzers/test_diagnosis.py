@@ -85,7 +85,7 @@ def test_a_gradient_that_is_lost_at_an_outlier_is_what_the_outlier_does():
         unit="share of the first-order loss decrease",
         effect=0.9,
     )
-    found = ranked([lost, finding("fc", effect=8.1)])
+    found = ranked([lost, finding("fc", effect=9.0)])
     assert [one.severity for one in found] == [Severity.WARN, Severity.INFO]
     assert found[0].cause is Cause.CHANNEL_OUTLIER
     assert ranked([lost])[0].severity is Severity.WARN

@@ -15,6 +15,10 @@ def of(site="fc", noise=0.1, **sizes):
         ("input", "moments", "channel_std_median", 3.0),
         ("input", "moments", "token_mean_square_max", sizes["token"] ** 2 * 5.0),
         ("input", "moments", "token_mean_square_median", 5.0),
+        ("input", "moments", "channel_absmax_max", sizes.get("largest", sizes["channel"]) * 2.0),
+        ("input", "moments", "channel_absmax_median", 2.0),
+        ("weight", "moments", "channel_absmax_max", sizes["weight"] * 0.2),
+        ("weight", "moments", "channel_absmax_median", 0.2),
         ("weight", "moments", "channel_std_max", sizes["weight"] * 0.1),
         ("weight", "moments", "channel_std_median", 0.1),
         ("input", "moments", "n", 640.0),
@@ -49,11 +53,13 @@ def test_the_larger_one_is_the_outlier(sizes, cause, role, unit, n):
     assert one.severity is Severity.WARN
 
 
+def test_a_channel_that_varies_more_and_is_no_larger_is_no_outlier():
+    assert found(channel=30.0, largest=3.0) == []
+
+
 def test_outliers_that_no_granularity_minds_are_none():
-    assert found(channel=9.0, ways={"smoothed": 0.07}) == []
-    assert len(found(channel=9.0, ways={"smoothed": 0.05})) == 1
-    assert len(found(channel=21.0, ways={"smoothed": 0.07})) == 1
-    assert found(channel=21.0, ways={"smoothed": 0.095}) == []
+    assert found(channel=20.0, ways={"smoothed": 0.095}) == []
+    assert len(found(channel=20.0, ways={"smoothed": 0.09})) == 1
 
 
 @pytest.mark.parametrize(
