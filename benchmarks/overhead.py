@@ -287,26 +287,31 @@ def in_ten(training: Training, blocks: int) -> list[float]:
 
 
 def not_due(rounds: int) -> tuple[float, float]:
-    """Milliseconds that a session adds to a step at which nothing is due, median and highest.
+    """Milliseconds of a step at which nothing is due, with and without a session; fastest of many.
 
-    On a model with the layers of the large one and so little work that they show.
+    On a model of two blocks with so little work that microseconds show.
     """
     training = vit(quick=True, amp=False)
-    added = []
-    for _ in range(4 * rounds):
-        began = thread_time()
-        for _ in range(20):
-            training.step()
-        plain = thread_time() - began
+    plain, watched = [], []
+    for _ in range(20 * rounds):
+        plain.append(milliseconds(training.step))
         with qprobe.attach(
             training.model, probes=FULL, sites=training.sites, every=10**6, start=1
         ) as session:
-            began = thread_time()
-            for _ in range(20):
-                training.step()
-                session.step()
-            added.append((thread_time() - began - plain) / 20 * 1e3)
-    return median(added), max(added)
+            both = partial(watched_step, training, session)
+            watched += [milliseconds(both) for _ in range(2)]  # the first meets cold caches
+    return min(watched), min(plain)
+
+
+def watched_step(training: Training, session: Session) -> None:
+    training.step()
+    session.step()
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    began = thread_time()
+    call()
+    return (thread_time() - began) * 1e3
 
 
 def percent(values: Sequence[float], over: float = 1.0) -> str:
@@ -360,8 +365,8 @@ def main() -> None:
     print(
         f"- one look in ten steps, end to end: {percent(in_ten(vit(given.quick, False), rounds))} %"
     )
-    middle, most = not_due(rounds)
-    print(f"- a step that is not due: {middle:.3f} ms more (at most {most:.3f})")
+    watched, plain = not_due(rounds)
+    print(f"- a step that is not due, of a tiny model: {watched:.2f} ms, unwatched {plain:.2f} ms")
     print(f"- a summary of 768 channels: {Summary(768).buffer.nbytes / 1000:.1f} kB (goal: 64)")
     for line in kurtosis_errors():
         print(f"- {line}")
