@@ -2,18 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qprobe.cli.plan_table import as_json as json_of
-from qprobe.cli.plan_table import lines
 from qprobe.errors import InputError
-from qprobe.plan import Plan, Tool, choose, evidence, export
-from qprobe.plan import keep as read_keep
-from qprobe.plan import target as read_target
-from qprobe.plan.evidence import PROBE
 from qprobe.records import open as open_run
+
+if TYPE_CHECKING:
+    from qprobe.plan import Plan, Tool
+
+_TOOLS = "qprobe, modelopt, torchao, te, llm-compressor"
 
 
 def plan(  # noqa: PLR0913  (one for each part of the question)
@@ -28,7 +27,7 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
         str | None, typer.Option(help="What to reach: 99% of the high-precision score.")
     ] = None,
     to: Annotated[
-        Tool | None, typer.Option("--to", help="Write the configuration of this tool.")
+        str | None, typer.Option("--to", help=f"Write the configuration of a tool: {_TOOLS}.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for --to; standard output if not given.")
@@ -46,6 +45,14 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
         raise InputError("give one of --keep (such as 5%) and --target (such as 99%).")
     if out is not None and to is None:
         raise InputError(f"--out {out} needs --to, which says what to write there.")
+    from qprobe.cli.plan_table import as_json as json_of
+    from qprobe.cli.plan_table import lines
+    from qprobe.plan import choose, evidence
+    from qprobe.plan import keep as read_keep
+    from qprobe.plan import target as read_target
+    from qprobe.plan.evidence import PROBE
+
+    tool = None if to is None else _tool(to)
     goal = read_keep(keep) if keep is not None else read_target(str(target))
     with open_run(run) as reader:
         name = recipe or reader.meta.recipe
@@ -53,7 +60,7 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
     if not name:
         raise InputError(f"{run} does not say under which recipe it was made; name it: --recipe.")
     made = choose(found, goal, name)
-    _write(made, to, out, overwrite=overwrite)
+    _write(made, tool, out, overwrite=overwrite)
     # What a tool reads comes alone on standard output, so that it can be piped into a file.
     stream = sys.stderr if to is not None and out is None else sys.stdout
     print("\n".join([json_of(made)] if as_json else lines(made)), file=stream)
@@ -62,9 +69,20 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
     return 0
 
 
-def _write(made: Plan, to: Tool | None, out: Path | None, *, overwrite: bool) -> None:
+def _tool(name: str) -> "Tool":
+    from qprobe.plan import Tool
+
+    try:
+        return Tool(name)
+    except ValueError:
+        raise InputError(f"there is no export to {name!r}; choose one of {_TOOLS}.") from None
+
+
+def _write(made: "Plan", to: "Tool | None", out: Path | None, *, overwrite: bool) -> None:
     if to is None:
         return
+    from qprobe.plan import export
+
     text = export(made, to)
     if out is None:
         print(text, end="")

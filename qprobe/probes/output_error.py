@@ -119,6 +119,10 @@ class OutputError:
     def selects(self, site: Site) -> bool:
         return site.role is Role.GRAD_OUTPUT and site.kind.startswith(("linear", "conv"))
 
+    def compares(self, site: Site, setup: Setup | None) -> bool:
+        asked = self._wanted or setup
+        return asked is not None and asked.recipe.fprop.quantizes
+
     def observe(self, view: SiteView) -> NoiseByWay | None:
         setup = self._wanted or view.setup
         if setup is None or view.module is None or not setup.recipe.fprop.quantizes:

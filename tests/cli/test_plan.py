@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from sample_plans import interval, layer, whole
 
+from qprobe.cli import plan as plan_command
 from qprobe.cli.main import main
+from qprobe.plan import Tool
 from qprobe.records import Column, RunInfo, create
 
 LAYERS = [*layer("blocks.0.mlp", 90, 0.15), *layer("head", 5, 0.08), *layer("stem", 5, -0.02)]
@@ -111,3 +113,7 @@ def test_runs_that_say_too_little(tmp_path, capsys):
     assert main(["plan", str(nameless), "--keep", "5%"]) == 2
     assert "--recipe" in capsys.readouterr().err
     assert main(["plan", str(nameless), "--keep", "5%", "--recipe", "nvfp4"]) == 0
+
+
+def test_the_tools_that_are_named_are_those_that_there_are():
+    assert plan_command._TOOLS.split(", ") == [str(tool) for tool in Tool]

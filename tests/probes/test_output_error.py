@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import qprobe
+from qprobe.errors import InputError
 from qprobe.probes.output_error import OutputError, ways
 from qprobe.quant import NVFP4, Gemm, QuantRecipe, QuantSpec, convert, override
 from qprobe.quant.products import LinearKernel, Setup
@@ -95,6 +96,6 @@ def test_the_ways_are_those_that_the_recipe_leaves():
 def test_a_layer_in_high_precision_is_not_looked_at():
     layer, x, g = layers("nvfp4")
     override(layer, {"0": "bf16"})
-    with pytest.warns(UserWarning, match="never seen"):
-        assert measured(layer, x, g) == {}
+    with pytest.raises(InputError, match="no recipe in force"):
+        measured(layer, x, g)
     assert measured(layer, x, g, OutputError("nvfp4"))["as_it_is.noise_share"] > 0
