@@ -84,7 +84,7 @@ def test_nothing_to_keep(tmp_path, capsys):
         (["--keep", "5%", "--target", "99%"], "give one of --keep"),
         (["--keep", "lots"], "--keep takes a percentage"),
         (["--keep", "5%", "--out", "x.toml"], "needs --to"),
-        (["--keep", "5%", "--to", "tensorrt"], "'tensorrt' is not one of"),
+        (["--keep", "5%", "--to", "tensorrt"], "there is no export to 'tensorrt'"),
         (["--target", "100%", "--recipe", "mine", "--to", "te"], "te has no counterpart"),
         (["--keep", "5%", "--to", "te", "--out", "none/here.yaml"], "cannot be written"),
     ],
