@@ -52,6 +52,12 @@ def main() -> None:
     console.print(finding(recovered, scores))
     seconds = time.perf_counter() - began
     console.print(f"[dim]{seconds:.0f} s. The run is in {chosen.out}/run.qprobe.[/dim]")
+    console.print(
+        f"Ask:   qprobe analyze {chosen.out}/best.pt --recipe int4-tensor --layers all --verify\n"
+        "Look:  make dashboard",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def train(folder: Path, steps: int) -> None:
