@@ -62,7 +62,7 @@ def observe(
     first few. Parameters, gradients, modes, buffers and random states are as before afterwards.
     """
     wanted = list(dict.fromkeys(reads))
-    named = [one for one in wanted if isinstance(one, str)]
+    named = sorted(one for one in wanted if isinstance(one, str))
     probes = [PROBES.get(name) for name in named if name in PROBES.names()]
     probes += [one for one in wanted if not isinstance(one, str)]
     lifted = [name.removesuffix(CONTROL) for name in named if name.endswith(CONTROL)]
