@@ -134,3 +134,9 @@ def test_goals_that_cannot_be_met(records, goal, sentence):
         return
     with pytest.raises(InputError, match=sentence):
         choose(evidence(records), goal, "nvfp4")
+
+
+def test_a_target_that_takes_all_layers_takes_them_although_costs_are_rounded_up():
+    """Each cost is rounded up to a whole step, so together they exceed the last one."""
+    records = [*whole(), *(one for at in range(5) for one in layer(f"l{at}", 10_007 + at, 0.04))]
+    assert kept(evidence(records), Target(0.99)) == [f"l{at}" for at in range(5)]
