@@ -3,8 +3,8 @@
 They are one plain shared library behind a C ABI, opened with :mod:`ctypes` and fed with addresses,
 so neither Python's nor PyTorch's headers are needed to build it. Where it could not be built,
 :data:`kernels` is ``None`` and PyTorch does the work: quantization (:mod:`qprobe.quant`) with the
-same bits, summaries (:mod:`qprobe.probes.summary`) with the same counts and, but for the rounding
-of their sums, the same moments.
+same bits, summaries (:mod:`qprobe.probes.summary`) and rows of attention (:mod:`qprobe.stats.attention`) with
+the same counts and, but for the rounding of their sums, the same numbers.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from qprobe.errors import InputError
 
-_ABI: Final = 2
+_ABI: Final = 3
 _LIBRARY: Final = "qprobe.native._kernels"
 
 
@@ -74,6 +74,32 @@ class Observation(ctypes.Structure):
     ]
 
 
+class AttentionRows(ctypes.Structure):
+    """Logits ``[samples, heads, queries, keys]`` before and after, and where their results go.
+
+    They and the bias are float64 where ``wide``, else float32.
+
+    Every pointer is the address of dense memory the caller owns, or nothing: for no bias, and where
+    all keys are visible. Counts and sums are added to, levels are written.
+    """
+
+    _fields_: ClassVar = [
+        ("before", _address),
+        ("after", _address),
+        ("bias", _address),
+        ("visible", _address),
+        ("wide", _size),
+        ("samples", _size),
+        ("heads", _size),
+        ("queries", _size),
+        ("keys", _size),
+        ("counts", _address),
+        ("sums", _address),
+        ("levels", _address),
+        ("scratch", _address),
+    ]
+
+
 _SIGNATURES: Final = {
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
     "qprobe_group_max": [_address, _size, _size, _size, _size],
@@ -84,6 +110,7 @@ _SIGNATURES: Final = {
     ],
     "qprobe_summarise": [ctypes.POINTER(Observation)],
 }
+_OF_ROWS: Final = ("logit_error", "softmax_change")
 
 
 class Kernels:
@@ -106,11 +133,28 @@ class Kernels:
         self._scratch = library.qprobe_summary_scratch
         self._scratch.argtypes = [_size, _size]
         self._scratch.restype = _size
+        self._rows = {name: getattr(library, f"qprobe_{name}") for name in _OF_ROWS}
+        for function in self._rows.values():
+            function.argtypes, function.restype = [ctypes.POINTER(AttentionRows)], ctypes.c_int
+        self._attention_scratch = library.qprobe_attention_scratch
+        self._attention_scratch.argtypes, self._attention_scratch.restype = [_size], _size
         self.instruction_set = self.select(InstructionSet.AVX512)
 
     def summary_scratch(self, length: int, inner: int) -> int:
         """How many floats of scratch memory the summary of such a tensor needs."""
         return int(self._scratch(length, inner))
+
+    def attention_scratch(self, keys: int) -> int:
+        """How many doubles of scratch memory rows of so many keys need."""
+        return int(self._attention_scratch(keys))
+
+    def logit_error(self, rows: AttentionRows) -> bool:
+        """Counts ``[2, heads]``, sums ``[2, 2, heads]``; false if something visible is not finite."""
+        return bool(self._rows["logit_error"](rows))
+
+    def softmax_change(self, rows: AttentionRows) -> bool:
+        """Counts ``[5, heads]``, sums as above and levels ``[2, bins, heads]``."""
+        return bool(self._rows["softmax_change"](rows))
 
     def select(self, limit: InstructionSet) -> InstructionSet:
         """Use the best instruction set of this processor that is not above ``limit``."""

@@ -12,7 +12,14 @@ from qprobe.quant.products import Setup
 from qprobe.quant.recipe import QuantRecipe
 from qprobe.records.schema import Role
 from qprobe.sites import Sampling, Site
-from qprobe.stats import Levels, SoftmaxError, probabilities, softmax_error, softmax_levels
+from qprobe.stats import (
+    Levels,
+    SoftmaxError,
+    probabilities,
+    softmax_change,
+    softmax_error,
+    softmax_levels,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +71,19 @@ class SoftmaxLevels:
         look = Look.at(view, self._asked, self._sampling)
         if look is None:
             return None
-        mask, placed = look.sample.mask, (look.sample.heads, look.sample.of_heads)
-        before = probabilities(look.reference(), mask)
-        after = look.probabilities(probabilities(look.quantized(), mask))
-        return ProbabilitiesUnderRecipe(
-            moved=softmax_error(before, after, mask, complete=mask is None).at(*placed),
-            levels=softmax_levels(before, after, mask).at(*placed),
-        )
+        moved, levels = _change(look)
+        placed = look.sample.heads, look.sample.of_heads
+        return ProbabilitiesUnderRecipe(moved=moved.at(*placed), levels=levels.at(*placed))
+
+
+def _change(look: Look) -> tuple[SoftmaxError, Levels]:
+    """From the logits, unless the recipe quantizes the probabilities themselves."""
+    mask = look.sample.mask
+    if look.setup.recipe.attention is None:
+        return softmax_change(look.reference(), look.quantized(), mask)
+    before = probabilities(look.reference(), mask)
+    after = look.probabilities(probabilities(look.quantized(), mask))
+    return (
+        softmax_error(before, after, mask, complete=mask is None),
+        softmax_levels(before, after, mask),
+    )

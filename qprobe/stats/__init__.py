@@ -11,6 +11,7 @@ from qprobe.stats.attention import (
     SoftmaxError,
     logit_error,
     probabilities,
+    softmax_change,
     softmax_error,
     softmax_levels,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "quadratic_form",
     "range_octaves",
     "rounding_error",
+    "softmax_change",
     "softmax_error",
     "softmax_levels",
     "spectral_density",

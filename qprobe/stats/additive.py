@@ -1,7 +1,7 @@
 """States that merge by adding: counts as integers, sums with their remainders."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -13,30 +13,33 @@ from qprobe.stats import compensated
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Additive:
-    """A partial result whose fields are int64 counts or :mod:`~qprobe.stats.compensated` sums.
+    """A partial result of integer counts and :mod:`~qprobe.stats.compensated` sums.
 
     Counts add exactly, sums to twice the precision of float64, so partial results of micro-batches
     or ranks may be merged in any order. Two states merge on their device without waiting for it.
     """
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
     def merge(self, other: Self) -> Self:
         """What both saw."""
-        merged = {}
-        for field in fields(self):
-            one: Tensor = getattr(self, field.name)
-            two: Tensor = getattr(other, field.name)
+        merged, others = self.tensors(), other.tensors()
+        for name, one in merged.items():
+            two = others[name]
             if one.shape != two.shape:
                 raise InputError(
-                    f"two states of {type(self).__name__} differ in {field.name}: "
+                    f"two states of {type(self).__name__} differ in {name}: "
                     f"{tuple(one.shape)} and {tuple(two.shape)}; merge states of one site."
                 )
-            merged[field.name] = compensated.add(one, two) if one.is_floating_point() else one + two
-        return type(self)(**merged)
+            merged[name] = compensated.add(one, two) if one.is_floating_point() else add(one, two)
+        return replace(self, **merged)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        return type(self)(**moved)
+        return replace(self, **{name: one.to(device) for name, one in self.tensors().items()})
 
     def scalars(self) -> Mapping[str, Tensor]:
         """What is known, as tensors without axes; what is missing has no key."""
@@ -50,3 +53,29 @@ class Additive:
 def count(flags: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     """How many are true, int64, over all axes or over ``dim``."""
     return flags.sum(dtype=torch.int64) if dim is None else flags.sum(dim, dtype=torch.int64)
+
+
+def narrow(counts: Tensor, most: int) -> Tensor:
+    """Counts that are at most ``most``, as int16, int32 or int64, whichever is enough.
+
+    >>> narrow(torch.tensor([3, 40_000]), most=40_000).dtype
+    torch.int32
+    """
+    for dtype in (torch.int16, torch.int32):
+        if most <= torch.iinfo(dtype).max:
+            return counts.to(dtype)
+    return counts.long()
+
+
+def add(one: Tensor, two: Tensor) -> Tensor:
+    """The sum of counts, in a wider type where it needs one.
+
+    On a host that is looked up. On a device, where looking would wait, narrow counts become int32,
+    which holds what a device can see between two flushes.
+    """
+    if torch.int64 in (one.dtype, two.dtype):
+        return one + two
+    if one.device.type != "cpu":
+        return one.int() + two.int()
+    total = one.long() + two.long()
+    return narrow(total, int(total.max()) if total.numel() else 0)

@@ -4,6 +4,10 @@ Logits and probabilities are ``[..., heads, queries, keys]`` before and after qu
 same layer and the same input. A mask broadcasts against them: a boolean one is true where a query
 may see a key, an additive one hides a key with −50 or less, whose weight e⁻⁵⁰ no float32 keeps
 beside 1. Hidden entries take part in nothing, and a query that sees no key is missing.
+
+On a CPU a C kernel (:mod:`qprobe.native`) reads logits, elsewhere and where they are not finite
+PyTorch, with the same counts; sums agree to about 1e-12 of their value, and a probability that lies
+on the edge of a bin of :func:`softmax_levels` to within 1e-12 may be counted in the bin beside.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,9 +19,9 @@ import torch
 from torch import Tensor
 
 from qprobe.errors import InputError
-from qprobe.stats import compensated, pair
-from qprobe.stats.additive import count
-from qprobe.stats.discretization import Levels, level_histograms
+from qprobe.stats import attention_native, compensated, pair
+from qprobe.stats.additive import count, narrow
+from qprobe.stats.discretization import BINS, Levels, level_histograms
 from qprobe.stats.heads import PerHead
 from qprobe.stats.missing import decibels, ratio
 
@@ -117,6 +121,12 @@ def logit_error(
     (20.0, 0.1)
     """
     _check(logits, quantized, "logits before and after quantization")
+    if attention_native.usable(logits, quantized):
+        visible = None if mask is None else visible_keys(mask, logits)
+        found = attention_native.logit_error(logits, quantized, visible)
+        if found is not None:
+            (entries, rows), (signal, noise) = found
+            return LogitError(entries=entries, rows=rows, signal=signal, noise=noise)
     measure = _logit_error_of_all if complete and logits.numel() else _logit_error
     return reduce(LogitError.merge, starmap(measure, _batches(logits, quantized, mask)))
 
@@ -236,6 +246,57 @@ def softmax_levels(p: Tensor, quantized: Tensor, mask: Tensor | None = None) -> 
 
 def _softmax_levels(x: Tensor, y: Tensor, visible: Tensor) -> Levels:
     return Levels(**level_histograms(*(tensor.flatten(2) for tensor in (x, y, visible))))
+
+
+def softmax_change(
+    logits: Tensor, quantized: Tensor, mask: Tensor | None = None
+) -> tuple[SoftmaxError, Levels]:
+    """:func:`softmax_error` and :func:`softmax_levels` of the :func:`probabilities` of logits.
+
+    >>> moved, levels = softmax_change(torch.zeros(1, 1, 2), torch.tensor([[[0.0, -100.0]]]))
+    >>> moved.scalars()["total_variation"].item()  # from 1/2 and 1/2 to 1 and 0
+    0.5
+    >>> levels.scalars()["vanished"].item()
+    0.5
+    """
+    _check(logits, quantized, "logits before and after quantization")
+    if attention_native.usable(logits, quantized):
+        found = attention_native.softmax_change(logits, quantized, _halves(mask, logits), BINS)
+        if found is not None:
+            return _changed(*found, logits[..., 0, :, :].numel())
+    before, after = (probabilities(x, mask) for x in (logits, quantized))
+    return (
+        softmax_error(before, after, mask, complete=mask is None),
+        softmax_levels(before, after, mask),
+    )
+
+
+def _halves(mask: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What a mask lets a query see, and what it adds."""
+    if mask is None:
+        return None, None
+    return visible_keys(mask, like), mask.float() if mask.is_floating_point() else None
+
+
+def _changed(
+    counts: Tensor, sums: Tensor, levels: Tensor, entries: int
+) -> tuple[SoftmaxError, Levels]:
+    """The states that hold what the kernel found in so many entries a head."""
+    rows, decided, flipped, in_range, below = counts
+    moved = SoftmaxError(
+        rows=rows,
+        decided=decided,
+        flipped=flipped,
+        entropy_change=sums[0],
+        total_variation=sums[1],
+    )
+    return moved, Levels(
+        reference=narrow(levels[0], entries),
+        quantized=narrow(levels[1], entries),
+        in_range=in_range,
+        below=below,
+        invalid=torch.zeros_like(rows),
+    )
 
 
 def probabilities(logits: Tensor, mask: Tensor | None = None) -> Tensor:

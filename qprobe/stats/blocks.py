@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qprobe.stats import compensated, pair
-from qprobe.stats.additive import Additive, count
+from qprobe.stats.additive import Additive, count, narrow
 from qprobe.stats.codes import range_octaves
 from qprobe.stats.missing import known, ratio
 
@@ -27,7 +27,8 @@ class BlockRanges(Additive):
     nonfinite: Tensor
     filled: Tensor
     lost: Tensor
-    #: Sum ``[2]`` and histogram ``[RANGE_BINS]`` of the octaves of filled blocks.
+    #: Sum ``[2]`` and histogram ``[RANGE_BINS]`` of the octaves of filled blocks; the latter in the
+    #: narrowest integers that hold it.
     octaves: Tensor
     histogram: Tensor
 
@@ -45,7 +46,7 @@ class BlockRanges(Additive):
         return {"n": self.n} | known(values)
 
     def arrays(self) -> Mapping[str, Tensor]:
-        return {"octaves": self.histogram}
+        return {"octaves": self.histogram.long()}
 
 
 def block_ranges(blocks: Tensor, values: Tensor) -> BlockRanges:
@@ -76,14 +77,15 @@ def block_ranges(blocks: Tensor, values: Tensor) -> BlockRanges:
     filled = there & (blocks != 0).any(-1)
     octaves = torch.where(filled, range_octaves(blocks), 0.0)
     index = (octaves * RANGE_STEPS).long().clamp(0, RANGE_BINS - 1).reshape(-1)
-    empty = torch.zeros(RANGE_BINS, dtype=torch.int64, device=blocks.device)
+    bins = torch.zeros(RANGE_BINS, dtype=torch.int64, device=blocks.device)
+    bins.index_add_(0, index, filled.reshape(-1).long())
     return BlockRanges(
         n=torch.full((), there.numel(), dtype=torch.int64, device=blocks.device),
         nonfinite=count(~there),
         filled=count(filled),
         lost=count(filled & ~(values != 0).any(-1)),
         octaves=compensated.start(octaves.sum()),
-        histogram=empty.index_add_(0, index, filled.reshape(-1).long()),
+        histogram=narrow(bins, there.numel()),
     )
 
 

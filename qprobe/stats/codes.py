@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qprobe.errors import InputError
 from qprobe.stats import compensated
-from qprobe.stats.additive import Additive, count
+from qprobe.stats.additive import Additive, count, narrow
 from qprobe.stats.discretization import effective_levels
 from qprobe.stats.missing import known, ratio
 
@@ -95,7 +95,7 @@ class BlockScales(Additive):
     invalid: Tensor
     #: Blocks with a positive scale whose codes are all zero.
     empty: Tensor
-    #: Counts of positive scales, ``[SCALE_BINS]``.
+    #: Counts of positive scales ``[SCALE_BINS]``, in the narrowest integers that hold them.
     histogram: Tensor
     #: Sum ``[2]`` of log2 of the positive scales.
     log2_scale: Tensor
@@ -119,7 +119,7 @@ class BlockScales(Additive):
         return {"n": self.n} | known(values)
 
     def arrays(self) -> Mapping[str, Tensor]:
-        return {"scales": self.histogram}
+        return {"scales": self.histogram.long()}
 
 
 _QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
@@ -224,7 +224,8 @@ def _scale_histogram(stored: Tensor, positive: Tensor) -> Tensor:
     index = (exponent.long() - 1 - LOWEST) * STEPS + step
     counts = torch.zeros(SCALE_BINS, dtype=torch.int64, device=stored.device)
     kept = positive.reshape(-1).long()
-    return counts.index_add_(0, index.clamp(0, SCALE_BINS - 1).reshape(-1), kept)
+    counts.index_add_(0, index.clamp(0, SCALE_BINS - 1).reshape(-1), kept)
+    return narrow(counts, kept.numel())
 
 
 def _check_codes(codes: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qprobe.stats import pair
-from qprobe.stats.additive import count
+from qprobe.stats.additive import count, narrow
 from qprobe.stats.heads import PerHead
 from qprobe.stats.missing import ratio
 
@@ -19,6 +19,8 @@ BINS_PER_OCTAVE = 64
 OCTAVES = 20
 #: The last bin holds 1 (and what block scales round above it).
 BINS = BINS_PER_OCTAVE * OCTAVES + 1
+#: Edges lie this share of a bin low: what rounding keeps from a power of two counts as one.
+MARGIN = 2.0**-38
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Levels(PerHead):
     hold equally many.
     """
 
-    #: Counts a bin, int64 ``[BINS, heads]``.
+    #: Counts a bin, ``[BINS, heads]``, in the narrowest integers that hold them.
     reference: Tensor
     quantized: Tensor
     #: Probabilities in range before, and of these below it after, int64 ``[heads]``.
@@ -58,7 +60,7 @@ class Levels(PerHead):
         }
 
     def arrays(self) -> Mapping[str, Tensor]:
-        return {"levels": self.reference, "levels_quantized": self.quantized}
+        return {"levels": self.reference.long(), "levels_quantized": self.quantized.long()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +92,13 @@ def effective_levels(counts: Tensor) -> Tensor:
 def level(p: Tensor) -> Tensor:
     """The bin of each probability, int64: ``⌊64·log2 p⌋`` counted from 2⁻²⁰.
 
+    What is less than 2⁻³⁸ of a bin below an edge counts as on it: a probability of 1 that rounding
+    has made a little less stays in the last bin.
+
     >>> level(torch.tensor([2.0**-20, 0.5, 1.0])).tolist()
     [0, 1216, 1280]
     """
-    index = p.double().log2().mul_(BINS_PER_OCTAVE).floor_().add_(BINS - 1)
+    index = p.double().log2().mul_(BINS_PER_OCTAVE).add_(BINS - 1 + MARGIN).floor_()
     # NaN has no bin; fmax puts it into the first, and its own flag keeps it out of the histogram.
     return torch.fmax(index, index.new_zeros(())).clamp_(max=BINS - 1).long()
 
@@ -143,4 +148,5 @@ def _histogram(index: Tensor, kept: Tensor, heads: int) -> Tensor:
         index = index * heads + torch.arange(heads, device=index.device)[:, None]
     where = index.reshape(-1)
     counts = torch.zeros(BINS * heads, dtype=torch.int64, device=index.device)
-    return counts.index_add_(0, where, kept.reshape(-1).long()).view(BINS, heads)
+    counts.index_add_(0, where, kept.reshape(-1).long())
+    return narrow(counts.view(BINS, heads), where.numel() // heads)

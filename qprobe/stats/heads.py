@@ -1,7 +1,7 @@
 """States that hold one value a head."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
@@ -17,8 +17,32 @@ class PerHead(Additive):
     """A state whose fields end in an axis of heads.
 
     Its scalars are those of all heads taken as one, under plain keys, and those of each head under
-    ``head3.key``.
+    ``head3.key``. Heads that were not looked at take no memory.
     """
+
+    #: Which heads the last axis holds, ascending; empty for all from 0 on.
+    heads: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The same, with all of them named."""
+        return self.heads or tuple(range(len(self.seen())))
+
+    def merge(self, other: Self) -> Self:
+        """What both saw; either may lack heads of the other."""
+        if self.heads == other.heads:
+            return Additive.merge(self, other)  # slots make a new class, which super() misses
+        every = tuple(sorted({*self.numbers, *other.numbers}))
+        return Additive.merge(self._among(every), other._among(every))
+
+    def _among(self, heads: tuple[int, ...]) -> Self:
+        """The same with zeros for more heads."""
+        places = [heads.index(head) for head in self.numbers]
+        placed = {}
+        for name, found in self.tensors().items():
+            placed[name] = found.new_zeros(*found.shape[:-1], len(heads))
+            placed[name][..., places] = found
+        return replace(self, heads=heads, **placed)
 
     def seen(self) -> Tensor:
         """What n counts, int64 ``[heads]``."""
@@ -31,16 +55,15 @@ class PerHead(Additive):
     def pooled(self) -> Self:
         """All heads as one, which stays as an axis of length 1."""
         whole = {}
-        for field in fields(self):
-            found: Tensor = getattr(self, field.name)
+        for name, found in self.tensors().items():
             if found.is_floating_point():
                 sums = found[..., :1]
                 for head in range(1, found.shape[-1]):
                     sums = compensated.add(sums, found[..., head : head + 1])
-                whole[field.name] = sums
+                whole[name] = sums
             else:
-                whole[field.name] = found.sum(-1, keepdim=True)
-        return type(self)(**whole)
+                whole[name] = found.sum(-1, keepdim=True)
+        return replace(self, heads=(), **whole)
 
     def whole(self) -> dict[str, Tensor]:
         """The scalars of all heads as one."""
@@ -51,13 +74,13 @@ class PerHead(Additive):
     def scalars(self) -> Mapping[str, Tensor]:
         found = self.whole()
         for key, (value, exists) in self.values().items():
-            found |= known_heads(key, value, exists)
+            found |= known_heads(key, value, exists, self.numbers)
         return found
 
     def at(self, heads: Sequence[int], total: int) -> Self:
-        """The same, in its place among ``total`` heads; the others saw nothing.
+        """The same, of these among ``total`` heads; the others saw nothing.
 
-        A probe that looks at other heads each time places what it found before merging.
+        A probe that looks at other heads each time says which ones before merging.
         """
         if len(set(heads)) != len(heads) or any(not 0 <= head < total for head in heads):
             raise InputError(
@@ -68,10 +91,9 @@ class PerHead(Additive):
                 f"the state holds {len(self.seen())} heads and {len(heads)} are named; "
                 "name each head that was sampled."
             )
-        placed = {}
-        for field in fields(self):
-            found: Tensor = getattr(self, field.name)
-            placed[field.name] = found.new_zeros(*found.shape[:-1], total)
-            for position, head in enumerate(heads):
-                placed[field.name][..., head] = found[..., position]
-        return type(self)(**placed)
+        ascending = tuple(sorted(heads))
+        order = [heads.index(head) for head in ascending]
+        if ascending == tuple(heads):
+            return replace(self, heads=ascending)
+        turned = {name: found[..., order] for name, found in self.tensors().items()}
+        return replace(self, heads=ascending, **turned)

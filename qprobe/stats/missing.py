@@ -9,7 +9,7 @@ Looking whether a value exists reads it: on a GPU that waits for the device, so 
 the host before its scalars are asked for. Its fields are tensors and nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,13 +25,16 @@ def known(values: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return {key: value for key, (value, exists) in values.items() if bool(exists)}
 
 
-def known_heads(key: str, values: Tensor, exists: Tensor) -> dict[str, Tensor]:
-    """The same for values a head ``[heads]``, under ``head3.key``.
+def known_heads(
+    key: str, values: Tensor, exists: Tensor, numbers: Sequence[int]
+) -> dict[str, Tensor]:
+    """The same for values a head ``[heads]``, under ``head3.key``, 3 being the head's number.
 
-    >>> known_heads("snr_db", torch.tensor([20.0, 0.0]), torch.tensor([True, False]))
-    {'head0.snr_db': tensor(20.)}
+    >>> known_heads("snr_db", torch.tensor([20.0, 0.0]), torch.tensor([True, False]), [3, 4])
+    {'head3.snr_db': tensor(20.)}
     """
-    return {f"head{head}.{key}": values[head] for head in exists.nonzero().flatten().tolist()}
+    places = zip(numbers, exists.tolist(), values, strict=True)
+    return {f"head{head}.{key}": value for head, known, value in places if known}
 
 
 def ratio(over: Tensor, under: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from qprobe.stats import (
     softmax_levels,
     update_size,
 )
+from qprobe.stats.additive import add, narrow
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -111,8 +112,8 @@ def test_a_dtype_is_only_a_container(statistic, dtype, generator):
     x = torch.randn(3, 2, 4, 8, generator=generator).to(dtype)
     one, two = statistic.arguments(x, noisy(x, generator))
     found, exact = statistic.measure(one, two), statistic.measure(one.double(), two.double())
-    for field in fields(found):
-        assert torch.equal(getattr(found, field.name), getattr(exact, field.name)), field.name
+    for name, value in found.tensors().items():
+        assert torch.equal(value, exact.tensors()[name]), name
 
 
 def test_an_empty_tensor_is_missing_and_merges_as_nothing(statistic, generator):
@@ -135,7 +136,8 @@ def test_a_constant_tensor_that_nothing_changed_makes_no_nan(statistic, value):
 def test_scalars_have_no_axes_and_fields_are_tensors(statistic, generator):
     x = torch.randn(2, 2, 4, 8, generator=generator)
     state = statistic(x, noisy(x, generator))
-    assert all(isinstance(getattr(state, f.name), torch.Tensor) for f in fields(state))
+    others = {f.name for f in fields(state)} - set(state.tensors())
+    assert others <= {"heads"}
     assert all(value.ndim == 0 for value in state.scalars().values())
     assert "n" in state.scalars()
 
@@ -145,7 +147,7 @@ def test_tensors_that_require_gradients_leave_no_graph(statistic, generator):
     with torch.no_grad():
         y = noisy(x, generator)
     state = statistic(x.detach(), y)
-    assert not any(getattr(state, f.name).requires_grad for f in fields(state))
+    assert not any(value.requires_grad for value in state.tensors().values())
 
 
 def test_nothing_is_read_on_the_host(statistic):
@@ -158,7 +160,7 @@ def test_nothing_is_read_on_the_host(statistic):
 def test_a_state_moves_as_a_whole(statistic):
     x = torch.ones(1, 2, 3, 4)
     moved = statistic(x, x).to("meta")
-    assert all(getattr(moved, f.name).device.type == "meta" for f in fields(moved))
+    assert all(value.device.type == "meta" for value in moved.tensors().values())
 
 
 @pytest.mark.gpu
@@ -185,3 +187,24 @@ def test_states_of_different_sites_do_not_merge():
     one, two = torch.zeros(1, 2, 3, 3), torch.zeros(1, 4, 3, 3)
     with pytest.raises(InputError, match=r"LogitError differ in entries: \(2,\) and \(4,\)"):
         logit_error(one, one).merge(logit_error(two, two))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "dtype"),
+    [
+        (32_000, 767, torch.int16),
+        (32_000, 768, torch.int32),
+        (2**31 - 2, 1, torch.int32),
+        (2**31 - 1, 2**31 - 1, torch.int64),
+    ],
+)
+def test_counts_grow_before_they_overflow(one, two, dtype):
+    parts = [narrow(torch.tensor([value, 0]), value) for value in (one, two)]
+    total = add(*parts)
+    assert total.tolist() == [one + two, 0]
+    assert total.dtype == dtype
+
+
+def test_on_a_device_narrow_counts_are_not_looked_at():
+    counts = torch.ones(3, dtype=torch.int16, device="meta")
+    assert add(counts, counts).dtype == torch.int32
