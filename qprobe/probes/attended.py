@@ -154,27 +154,30 @@ class Look:
             return None
         if self.running and not all(call.setup for call in calls):
             return None
-        parts_q = self._project(calls[0], [r for r in rows_q if r], sample.queries)
-        parts_k = self._project(calls[1], [r for r in rows_k if r], None)
-        before = sample.products(parts_q[0], parts_k[0])
+        heads = [[one for one in rows if one] for rows in (rows_q, rows_k)]
         if self.running:
-            return before, self.reference()
-        return before, sample.products(parts_q[1], parts_k[1])
+            return self._projected(calls, heads, quantized=False), self.reference()
+        after = self._projected(calls, heads, quantized=True)
+        if self._in_high_precision(calls):
+            return self.reference(), after
+        return self._projected(calls, heads, quantized=False), after
 
-    def _project(
-        self, call: Projection, rows: list[Rows], tokens: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Some heads of the projection, ``[samples, heads, tokens, head_dim]``, and quantized.
+    def _in_high_precision(self, calls: tuple[Projection, Projection]) -> bool:
+        """Whether the queries and keys themselves are what the layers make in float32."""
+        tensors = (self.attended.q, *(t for call in calls for t in (call.input, call.weight)))
+        return all(t.dtype == torch.float32 for t in tensors) and not any(c.setup for c in calls)
 
-        In a running recipe the latter is what the layer returned, and is not computed.
-        """
-        (x, w), quantized = self._operands(call)
-        bias = None if call.bias is None else call.bias.float()
-        before = _heads_of(_of(x, tokens), w, bias, rows)
-        if quantized is None:
-            return before, before
-        x, w = quantized
-        return before, _heads_of(_of(x, tokens), w, bias, rows)
+    def _projected(
+        self, calls: tuple[Projection, Projection], rows: list[list[Rows]], *, quantized: bool
+    ) -> Tensor:
+        """The logits of some heads, projected anew, with operands as the recipe takes them or not."""
+        parts = []
+        for call, heads, tokens in zip(calls, rows, (self.sample.queries, None), strict=True):
+            plain, taken = self._operands(call)
+            x, w = taken if quantized and taken is not None else plain
+            bias = None if call.bias is None else call.bias.float()
+            parts.append(_heads_of(_of(x, tokens), w, bias, heads))
+        return self.sample.products(*parts)
 
     def _operands(self, call: Projection) -> tuple[_Pair, _Pair | None]:
         """Input and weight, and what the recipe makes of them: once where q and k have one call."""

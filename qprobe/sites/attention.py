@@ -275,7 +275,8 @@ def _four(x: Tensor) -> Tensor:
 def _pick(total: int, wanted: int | None, turn: int, device: torch.device) -> Tensor:
     """``wanted`` of ``total`` indices, evenly spread and moved on by ``turn``."""
     count, step = _spread(total, wanted)
-    return (torch.arange(count, device=device) * step + turn) % total
+    first = turn % total if total else 0
+    return torch.arange(first, first + count * step, step or 1, device=device) % total
 
 
 def _numbers(total: int, wanted: int | None, turn: int) -> tuple[int, ...]:

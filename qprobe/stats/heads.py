@@ -37,11 +37,11 @@ class PerHead(Additive):
 
     def _among(self, heads: tuple[int, ...]) -> Self:
         """The same with zeros for more heads."""
-        places = [heads.index(head) for head in self.numbers]
         placed = {}
         for name, found in self.tensors().items():
             placed[name] = found.new_zeros(*found.shape[:-1], len(heads))
-            placed[name][..., places] = found
+            for place, head in enumerate(self.numbers):
+                placed[name].select(-1, heads.index(head)).copy_(found.select(-1, place))
         return replace(self, heads=heads, **placed)
 
     def seen(self) -> Tensor:
