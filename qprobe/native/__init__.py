@@ -3,8 +3,9 @@
 They are one plain shared library behind a C ABI, opened with :mod:`ctypes` and fed with addresses,
 so neither Python's nor PyTorch's headers are needed to build it. Where it could not be built,
 :data:`kernels` is ``None`` and PyTorch does the work: quantization (:mod:`qprobe.quant`) with the
-same bits, summaries (:mod:`qprobe.probes.summary`) and rows of attention (:mod:`qprobe.stats.attention`) with
-the same counts and, but for the rounding of their sums, the same numbers.
+same bits, summaries (:mod:`qprobe.probes.summary`) and rows of attention
+(:mod:`qprobe.stats.attention`) with the same counts and, but for the rounding of their sums, the
+same numbers.
 """
 
 import ctypes
@@ -149,7 +150,7 @@ class Kernels:
         return int(self._attention_scratch(keys))
 
     def logit_error(self, rows: AttentionRows) -> bool:
-        """Counts ``[2, heads]``, sums ``[2, 2, heads]``; false if something visible is not finite."""
+        """Counts ``[2, heads]``, sums ``[2, 2, heads]``; false if not all that is seen is finite."""
         return bool(self._rows["logit_error"](rows))
 
     def softmax_change(self, rows: AttentionRows) -> bool:

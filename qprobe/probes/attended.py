@@ -170,7 +170,7 @@ class Look:
     def _projected(
         self, calls: tuple[Projection, Projection], rows: list[list[Rows]], *, quantized: bool
     ) -> Tensor:
-        """The logits of some heads, projected anew, with operands as the recipe takes them or not."""
+        """The logits of some heads, projected anew; ``quantized`` as the recipe takes operands."""
         parts = []
         for call, heads, tokens in zip(calls, rows, (self.sample.queries, None), strict=True):
             plain, taken = self._operands(call)

@@ -4,8 +4,6 @@ The numbers are the kernel's, to what :mod:`qprobe.probes.summary` says. Nothing
 an accelerator: there each piece takes the float64 path, which needs no decision.
 """
 
-import math
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from qprobe.native import Sampled
 from qprobe.probes.summary_fields import KURTOSIS, LARGEST, MEAN_SQUARE, Fields, Sample
+from qprobe.probes.summary_float32 import Piece, sums
 from qprobe.quant import INT4, NVFP4, blockscale, integer
 from qprobe.quant.rounding import e2m1_nearest_
 from qprobe.stats.histogram import MagnitudeHistogram
@@ -22,16 +21,12 @@ from qprobe.stats.moments import Moments
 
 #: Elements of a piece: few enough that intermediate results stay in the last-level cache, enough
 #: that the calls into PyTorch count little.
-_PIECE = 1 << 18
+_PIECE = 1 << 17
 _PIECE_ON_DEVICE = 1 << 24
-#: Float32 holds the fourth powers of what has at least this magnitude and variance after scaling.
-_TINY, _FLAT = 2.0**-30, 2.0**-56
 #: Below a variance of (2^-21 mean)² float32 does not tell a token from a constant.
 _CONSTANT = 2.0**-42
 #: 6 and a margin for the rounding of the scales: ties lie exactly on 6.
 _SATURATED = 6.000091552734375
-
-_memory = threading.local()
 
 
 class _Tokens(NamedTuple):
@@ -55,11 +50,19 @@ def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
     """Add dense ``[outer, channels, inner]`` float32 or bfloat16 to ``fields``."""
     if Sampled.NVFP4 in sampled:
         _find_reference(fields, x)
-    pieces = [_piece(part, axis) for part, axis in _pieces(x)]
-    parts = Moments.unpack(torch.stack([p.channels for p in pieces], 1))
-    fields.channels.copy_(Moments.unpack(fields.channels).merge(parts.total(0)).pack())
-    fields.nonfinite.add_(torch.stack([p.nonfinite for p in pieces]).sum(0))
-    _count_tokens(fields, _Tokens(*map(torch.cat, zip(*(p.tokens for p in pieces), strict=True))))
+    pieces = list(_pieces(x))
+    found = [*_in_float32(pieces)] if x.device.type == "cpu" else [_in_float64(*p) for p in pieces]
+    parts = [one.channels for one in found]
+    if x.device.type != "cpu" or bool(fields.channels[0].any()):  # something was seen before
+        parts.insert(0, fields.channels[:, None])
+    together = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    one_part = together.shape[1] == 1
+    fields.channels.copy_(together[:, 0] if one_part else Moments.unpack(together).total(0).pack())
+    fields.nonfinite.add_(torch.stack([one.nonfinite for one in found]).sum(0))
+    tokens = found[0].tokens
+    if len(found) > 1:
+        tokens = _Tokens(*map(torch.cat, zip(*(one.tokens for one in found), strict=True)))
+    _count_tokens(fields, tokens)
     if sampled:
         _sample(fields, _rows(x, sample), sampled)
     largest = fields.channels[5].amax()
@@ -75,7 +78,7 @@ def _find_reference(fields: Fields, x: Tensor) -> None:
     known[0] = torch.where(known[0] > 0, known[0], largest)
 
 
-def _pieces(x: Tensor) -> Iterator[tuple[Tensor, int]]:
+def _pieces(x: Tensor) -> Iterator[Piece]:
     """Matrices of whole tokens, and which axis of them the channels are."""
     outer, length, inner = x.shape
     budget = _PIECE if x.device.type == "cpu" else _PIECE_ON_DEVICE
@@ -87,15 +90,9 @@ def _pieces(x: Tensor) -> Iterator[tuple[Tensor, int]]:
 
 
 def _cuts(size: int, count: int) -> tuple[int, ...]:
-    return tuple(range(count, size, count))
-
-
-def _piece(x: Tensor, axis: int) -> _Piece:
-    if x.device.type == "cpu":
-        found = _in_float32(x, axis)
-        if found is not None:
-            return found
-    return _in_float64(x, axis)
+    """Places that cut ``size`` into pieces of about ``count``, alike in size."""
+    pieces = max(1, round(size / count))
+    return tuple(size * cut // pieces for cut in range(1, pieces))
 
 
 def _in_float64(x: Tensor, axis: int) -> _Piece:
@@ -104,7 +101,7 @@ def _in_float64(x: Tensor, axis: int) -> _Piece:
     n = tokens.n.clamp(min=1)
     square = tokens.m2 / n + tokens.mean * tokens.mean
     return _Piece(
-        channels.pack(),
+        channels.pack()[:, None],
         _Tokens(
             square,
             tokens.absmax,
@@ -117,57 +114,19 @@ def _in_float64(x: Tensor, axis: int) -> _Piece:
     )
 
 
-def _in_float32(x: Tensor, axis: int) -> _Piece | None:
-    """A piece whose fourth powers float32 holds; of others nothing."""
-    wide, spare, power = _scratch(x)
-    wide.copy_(x)
-    torch.abs(wide, out=spare)
-    of_channels, of_tokens = spare.amax(1 - axis), spare.amax(axis)
-    top = float(of_channels.max())
-    if not 0.0 < top < math.inf:
-        return None
-    scale = 1.0 if 2.0**-10 <= top < 2.0**21 else 2.0 ** -math.frexp(top)[1]
-    wide.mul_(scale)
-    elements = x.shape[1 - axis]
-    mean = wide.mean(axis, keepdim=True)
-    second, _, fourth = _powers(torch.sub(wide, mean, out=spare), power, axis, third=False)
-    pivot = wide.narrow(1 - axis, 0, 1).clone()
-    rest = wide.sub_(pivot).mean(1 - axis, keepdim=True)
-    powers = _powers(wide.sub_(rest), power, 1 - axis, third=True)
-    if _too_small(of_channels * scale, powers[0] / elements) or _too_small(
-        of_tokens * scale, second / x.shape[axis]
-    ):
-        return None
-    average = (pivot.double() + rest.double()).flatten() / scale
-    sums = [s.double() / scale**k for k, s in enumerate(powers, 2)]
-    rows = [torch.full_like(average, elements), average, *sums, of_channels.double()]
-    square = mean.flatten().double() ** 2
-    variance, kurtic = (s.double() / x.shape[axis] for s in (second, fourth))
-    constant, there = variance <= _CONSTANT * square, torch.ones_like(of_tokens, dtype=torch.bool)
-    largest, energy = of_tokens.double(), (square + variance) / scale**2
-    tokens = _Tokens(energy, largest, variance, kurtic, constant, there)
-    return _Piece(torch.stack(rows), tokens, torch.zeros(2, dtype=torch.int64))
-
-
-def _powers(d: Tensor, power: Tensor, axis: int, *, third: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of second, third and fourth powers of ``d`` over ``axis``; ``d`` is overwritten."""
-    torch.mul(d, d, out=power)
-    second = power.sum(axis)
-    cubes = d.mul_(power).sum(axis) if third else second
-    return second, cubes, power.mul_(power).sum(axis)
-
-
-def _too_small(largest: Tensor, variance: Tensor) -> bool:
-    small = ((largest < _TINY) & (largest > 0)) | ((variance < _FLAT) & (variance > 0))
-    return bool(small.any())
-
-
-def _scratch(x: Tensor) -> tuple[Tensor, ...]:
-    """Three float32 buffers of the shape of ``x``, kept for the next call of this thread."""
-    held: Tensor | None = getattr(_memory, "held", None)
-    if held is None or held.shape[1] < x.numel():
-        held = _memory.held = torch.empty(3, max(_PIECE, x.numel()))
-    return tuple(row[: x.numel()].view(x.shape) for row in held)
+def _in_float32(pieces: list[Piece]) -> Iterator[_Piece]:
+    """All pieces that float32 holds as one, and each of the others by itself."""
+    found = sums(pieces)
+    if len(found.failed) < len(pieces):
+        mean, second, fourth, largest = found.tokens
+        count = pieces[0][0].shape[pieces[0][1]]
+        variance, square = second / count, mean * mean
+        constant = variance <= _CONSTANT * square
+        energy = (square + variance) / (found.scales * found.scales)
+        there = torch.ones_like(constant)
+        tokens = _Tokens(energy, largest, variance, fourth / count, constant, there)
+        yield _Piece(found.channels, tokens, torch.zeros(2, dtype=torch.int64))
+    yield from (_in_float64(*pieces[number]) for number in found.failed)
 
 
 def _count_tokens(fields: Fields, t: _Tokens) -> None:
@@ -186,7 +145,7 @@ def _rows(x: Tensor, sample: Sample) -> Tensor:
     """The sampled tokens as float32 rows."""
     outer, _, inner = x.shape
     if inner == 1:
-        return x[sample.offset :: sample.stride, :, 0].float()
+        return x[sample.offset :: sample.stride, :, 0].float().contiguous()
     places = torch.arange(sample.offset, outer * inner, sample.stride, device=x.device)
     return x[places // inner, :, places % inner].float()
 
@@ -197,31 +156,43 @@ def _sample(fields: Fields, rows: Tensor, sampled: Sampled) -> None:
         fields.magnitudes.add_(MagnitudeHistogram.of(rows).counts)
     if not sampled & (Sampled.NVFP4 | Sampled.INT4):
         return
-    finite = rows.isfinite().all(1, keepdim=True)
-    kept = torch.where(finite, rows, 0.0)
-    fields.energy[0] += kept.double().square().sum()
+    finite = rows.abs().amax(1, keepdim=True) < torch.inf
+    kept = rows
+    if rows.device.type != "cpu" or not bool(finite.all()):
+        kept = torch.where(finite, rows, 0.0)
+    there = torch.count_nonzero(kept)
+    fields.energy[0] += _energy(kept)
     fields.counts[0] += finite.sum() * rows.shape[1]
-    fields.counts[1] += (kept != 0).sum()
+    fields.counts[1] += there
     if Sampled.NVFP4 in sampled:
-        _nvfp4(fields, kept)
+        _nvfp4(fields, kept, there)
     if Sampled.INT4 in sampled:
-        _int4(fields, kept)
+        _int4(fields, kept, there)
 
 
-def _nvfp4(fields: Fields, rows: Tensor) -> None:
+def _energy(x: Tensor) -> Tensor:
+    """``Σx²``; what float32 might not hold, and on a device all, is squared in float64."""
+    squares = (x * x).sum(-1).double().sum()
+    if x.device.type == "cpu" and 2.0**-90 * x.numel() < float(squares) < torch.inf:
+        return squares
+    return x.double().square().sum()
+
+
+def _nvfp4(fields: Fields, rows: Tensor, there: Tensor) -> None:
     padded = F.pad(rows.abs(), (0, -rows.shape[1] % NVFP4.block))
     blocks = padded.view(rows.shape[0], -1, NVFP4.block)
-    amax = fields.reference[0].float()
-    _, encode, decode = blockscale.scales(blocks.amax(2, keepdim=True), amax, NVFP4)
+    # Bits order magnitudes as the numbers do, and short rows of integers are faster.
+    largest = blocks.view(torch.int32).amax(2, keepdim=True).view(torch.float32)
+    _, encode, decode = blockscale.scales(largest, fields.reference[0].float(), NVFP4)
     y = blocks * encode
-    fields.counts[3] += (y > _SATURATED).sum()
+    fields.counts[3] += torch.count_nonzero(y > _SATURATED)
     codes = e2m1_nearest_(y, torch.empty_like(y))
-    fields.counts[2] += ((codes == 0) & (blocks != 0)).sum()
-    fields.energy[1] += (codes * decode - blocks).double().square().sum()
+    fields.counts[2] += there - torch.count_nonzero(codes)
+    fields.energy[1] += _energy(codes.mul_(decode).sub_(blocks))
 
 
-def _int4(fields: Fields, rows: Tensor) -> None:
+def _int4(fields: Fields, rows: Tensor, there: Tensor) -> None:
     s = integer.scales(rows, INT4, (1,))
     codes = integer.codes(rows, INT4, s)
-    fields.counts[4] += ((codes == 0) & (rows != 0)).sum()
-    fields.energy[2] += (codes * s.scale - rows).double().square().sum()
+    fields.counts[4] += there - torch.count_nonzero(codes)
+    fields.energy[2] += _energy(codes * s.scale - rows)

@@ -15,6 +15,7 @@ from qprobe.errors import InputError
 MAGNITUDES: Final = 64
 MAGNITUDE_FIRST: Final = -40
 _EXPONENT_BIAS = 127
+_READ = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,11 +36,10 @@ class MagnitudeHistogram:
     @classmethod
     def of(cls, x: Tensor) -> Self:
         """Count float32 or bfloat16 elements."""
-        size = MAGNITUDES + 3
-        counts = torch.zeros(size, dtype=torch.int64, device=x.device)
+        counts = torch.zeros(MAGNITUDES + 3, dtype=torch.int64, device=x.device)
+        if x.device.type == "cpu" and x.dtype in _READ:
+            return cls(counts=_count_exponents(x, counts))
         index = magnitude_index(x).flatten()
-        if x.device.type == "cpu":
-            return cls(counts=torch.bincount(index, minlength=size))
         return cls(counts=counts.index_add_(0, index, torch.ones_like(index, dtype=torch.int64)))
 
     @property
@@ -79,13 +79,30 @@ class MagnitudeHistogram:
         return MagnitudeHistogram(counts=self.counts + other.counts)
 
 
+def _count_exponents(x: Tensor, counts: Tensor) -> Tensor:
+    """What :func:`magnitude_index` would give, counted, in fewer passes: exponents first."""
+    bits = x.float().contiguous().view(torch.int32).flatten()
+    exponents = torch.bincount((bits >> 23).bitwise_and_(255), minlength=256)
+    nonfinite = int(exponents[255])
+    exponents[255] = 0
+    octaves = torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)
+    counts.index_add_(0, octaves.clamp_(0, MAGNITUDES - 1), exponents)
+    zeros = bits.numel() - torch.count_nonzero(bits & 0x7FFFFFFF)
+    counts[0] -= zeros
+    counts[MAGNITUDES] = zeros
+    if nonfinite:
+        nan = torch.count_nonzero(x.isnan())
+        counts[MAGNITUDES + 1], counts[MAGNITUDES + 2] = nan, nonfinite - nan
+    return counts
+
+
 def magnitude_index(x: Tensor) -> Tensor:
     """The place of each element in :class:`MagnitudeHistogram`'s counts, int32.
 
     >>> magnitude_index(torch.tensor([2.0**-60, 1.99, 2.0**60, -0.0, float("nan")])).tolist()
     [0, 40, 63, 64, 65]
     """
-    if x.dtype not in (torch.float32, torch.bfloat16):
+    if x.dtype not in _READ:
         raise InputError(f"magnitudes are read from float32 or bfloat16 bits, got {x.dtype}.")
     bits = x.float().contiguous().view(torch.int32) & 0x7FFFFFFF
     index = (bits >> 23).sub_(_EXPONENT_BIAS + MAGNITUDE_FIRST).clamp_(0, MAGNITUDES - 1)
