@@ -150,7 +150,7 @@ class Kernels:
         return int(self._attention_scratch(keys))
 
     def logit_error(self, rows: AttentionRows) -> bool:
-        """Counts ``[2, heads]``, sums ``[2, 2, heads]``; false if not all that is seen is finite."""
+        """Counts ``[2, heads]``, sums ``[2, 2, heads]``; false if not all is finite."""
         return bool(self._rows["logit_error"](rows))
 
     def softmax_change(self, rows: AttentionRows) -> bool:

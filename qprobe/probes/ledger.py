@@ -26,13 +26,13 @@ class Ledger:
         self._owned = owned
         self._sinks = tuple(sinks)
         self._columns: dict[str, dict[Column, int]] = {}
-        self._records: deque[Record] = deque(maxlen=KEPT)
+        self._records: deque[tuple[int, Column, float]] = deque(maxlen=KEPT)
         self._arrays: dict[Column, Array] = {}
 
     @property
     def records(self) -> list[Record]:
         """The latest records, where there is no file."""
-        return list(self._records)
+        return [Record("", step, *column, value) for step, column, value in self._records]
 
     @property
     def arrays(self) -> list[Array]:
@@ -44,7 +44,7 @@ class Ledger:
         if not values:
             return
         if self._writer is None:
-            self._records.extend(Record("", step, *at, value) for at, value in values.items())
+            self._records.extend((step, column, value) for column, value in values.items())
         else:
             probe = next(iter(values)).probe
             known = self._columns.setdefault(probe, {})
@@ -64,7 +64,7 @@ class Ledger:
     def scalar(self, step: int, column: Column, value: float) -> None:
         """One number of every step, such as the loss."""
         if self._writer is None:
-            self._records.append(Record("", step, *column, value))
+            self._records.append((step, column, value))
         else:
             self._writer.record(step, column, value)
         for sink in self._sinks:

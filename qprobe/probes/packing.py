@@ -97,6 +97,11 @@ def pack(objects: Any) -> Packed:
 
 
 def on_host(objects: Any) -> Any:
-    """``objects`` with their tensors in the host's memory, in one copy; or as they are."""
+    """``objects`` with their tensors in the host's memory, in one copy.
+
+    They themselves where there is no other memory.
+    """
+    if not torch.accelerator.is_available():
+        return objects
     packed = pack(objects)
     return packed.unpack() if packed.data.device.type == "cpu" else packed.to_host().unpack()

@@ -1,8 +1,6 @@
 """Where the parts of a summary stand in its one buffer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final, NamedTuple, Self
 
 import torch
@@ -17,18 +15,13 @@ KURTOSIS: Final = QuarterOctaves(first=0, octaves=16)
 _TOKENS = (MEAN_SQUARE.bins + 1, LARGEST.bins + 1, KURTOSIS.bins + 1, 1)
 _FLOATS = (3, 1)
 _COUNTS = (2, MAGNITUDES + 3, 5)
+_INTEGERS = sum(_TOKENS) + sum(_COUNTS)
 _MOMENTS = 6
 
 
 def words(channels: int) -> int:
     """Words of eight bytes that a summary of so many channels takes."""
-    return _MOMENTS * channels + sum(_FLOATS) + sum(_TOKENS) + sum(_COUNTS)
-
-
-def _cut(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Views of so many elements each of the last axis, one after the other."""
-    ends = list(accumulate(sizes))
-    return [values[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    return _MOMENTS * channels + sum(_FLOATS) + _INTEGERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +46,13 @@ class Fields:
     @classmethod
     def of(cls, buffer: Tensor, channels: int) -> Self:
         """The views of a float64 buffer of :func:`words` elements."""
-        moments = _MOMENTS * channels
-        energy, reference = _cut(buffer[moments:], _FLOATS)
-        integers = buffer[moments + sum(_FLOATS) :].view(torch.int64)
-        tokens, nonfinite, magnitudes, counts = _cut(integers, (sum(_TOKENS), *_COUNTS))
+        words_of = (_MOMENTS * channels, *_FLOATS, _INTEGERS)
+        moments, energy, reference, integers = buffer.split_with_sizes(words_of)
+        tokens, nonfinite, magnitudes, counts = integers.view(torch.int64).split_with_sizes(
+            (sum(_TOKENS), *_COUNTS)
+        )
         return cls(
-            channels=buffer[:moments].view(_MOMENTS, channels),
+            channels=moments.view(_MOMENTS, channels),
             energy=energy,
             reference=reference,
             tokens=tokens,
@@ -87,7 +81,7 @@ class TokenHistograms(NamedTuple):
     @classmethod
     def of(cls, tokens: Tensor) -> Self:
         """Views of :attr:`Fields.tokens`, or of several of them ``[..., size]``."""
-        return cls(*_cut(tokens, _TOKENS))
+        return cls(*tokens.split_with_sizes(_TOKENS, -1))
 
 
 class Sample(NamedTuple):

@@ -6,7 +6,6 @@ value a summary and whether it exists.
 
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,8 +44,8 @@ def kurtosis_of_channels(channels: Tensor) -> tuple[Tensor, Tensor]:
 def over_channels(name: str, values: Tensor, there: Tensor) -> Values:
     """Median, p90, p99 and max of the channels' values that are ``there``."""
     count = there.sum(-1)
-    # NumPy sorts with vector instructions, PyTorch on a CPU does not.
-    ranked = torch.from_numpy(np.sort(values.masked_fill(~there, torch.inf).numpy(), -1))
+    ranked = values.masked_fill(~there, torch.inf)
+    ranked.numpy().sort(-1)  # with vector instructions, which PyTorch does not use on a CPU
     last = (count - 1).clamp(min=0)
     found = {}
     for cut, share in _CUTS.items():

@@ -58,9 +58,13 @@ def count(flags: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
 def narrow(counts: Tensor, most: int) -> Tensor:
     """Counts that are at most ``most``, as int16, int32 or int64, whichever is enough.
 
-    >>> narrow(torch.tensor([3, 40_000]), most=40_000).dtype
+    On a host the largest of them decides; on a device, where looking would wait, ``most`` does.
+
+    >>> narrow(torch.tensor([3, 40_000]), most=50_000).dtype
     torch.int32
     """
+    if counts.device.type == "cpu":
+        most = int(counts.max()) if counts.numel() else 0
     for dtype in (torch.int16, torch.int32):
         if most <= torch.iinfo(dtype).max:
             return counts.to(dtype)
@@ -70,12 +74,8 @@ def narrow(counts: Tensor, most: int) -> Tensor:
 def add(one: Tensor, two: Tensor) -> Tensor:
     """The sum of counts, in a wider type where it needs one.
 
-    On a host that is looked up. On a device, where looking would wait, narrow counts become int32,
-    which holds what a device can see between two flushes.
+    On a device narrow counts become int32, which holds what it can see between two flushes.
     """
     if torch.int64 in (one.dtype, two.dtype):
         return one + two
-    if one.device.type != "cpu":
-        return one.int() + two.int()
-    total = one.long() + two.long()
-    return narrow(total, int(total.max()) if total.numel() else 0)
+    return narrow(one.long() + two.long(), torch.iinfo(torch.int32).max)

@@ -1,4 +1,4 @@
-"""The kernel against PyTorch: the same counts and sums, in every instruction set of this machine."""
+"""The kernel against PyTorch: the same counts and sums, in every instruction set there is."""
 
 import math
 
