@@ -67,8 +67,9 @@ class Session:
     update, and gradients only if they are still there.
 
     **Memory** does not grow with steps or tokens: for each site with a summary 44 kB at 768
-    channels, the states of the other probes, copies of four examples (or 512 tokens) of at most 64
-    calls a probe that compares tensors of one call, and without a file the latest 200,000 records.
+    channels, the states of the other probes (together with it at most 64 kB), 48 kB a weight that
+    ``update_health`` remembers, copies of four examples (or 512 tokens) of at most 64 calls a probe
+    that compares tensors of one call, and without a file the latest 200,000 records.
 
     **Several processes** of the default process group are merged at a flush, in their order; the
     first one writes. A process without a batch calls :meth:`step` all the same.

@@ -46,7 +46,8 @@ class SoftmaxLevels:
 
     Compares ``softmax(q·kᵀ·scale + mask)`` with the same of quantized queries and keys, and, where
     the recipe quantizes attention's products, with the probabilities as the second of them takes
-    them. Per head and for all of them; a state takes 20 kB a head.
+    them. Per head and for all of them; a state takes 5 kB for each head that it saw, twice that
+    where a bin has more than 32,767 counts.
 
     The recipe is the one in force, or any that is asked for, as in
     :class:`~qprobe.probes.attention_logits.AttentionLogits`.
