@@ -98,11 +98,10 @@ def layer_table(reader: RunReader, step: int | None = None) -> LayerTable:
     """
     cells: dict[tuple[str, Measure], float] = {}
     last = 0
-    steps = None if step is None else range(step + 1)
-    for column, series in reader.select(site="?*", steps=steps):
+    for column, point in reader.last(site="?*", until=step):
         if _is_of_a_layer(column):
-            cells[column.site, Measure.of(column)] = float(series.values[-1])
-            last = max(last, int(series.steps[-1]))
+            cells[column.site, Measure.of(column)] = point.value
+            last = max(last, point.step)
     return _table(cells, last)
 
 
