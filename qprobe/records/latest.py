@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def _before(packed: Packed, steps: NDArray[np.int64], until: int) -> Packed:
     return Packed(packed.dtype, np.packbits(there, bitorder="little").tobytes(), packed.data)
 
 
-def _until_filled(rows: sqlite3.Cursor, found: Latest) -> Iterator[Sequence[object]]:
+def _until_filled(rows: sqlite3.Cursor, found: Latest) -> Iterator[Sequence[Any]]:
     for row in rows:
         yield row
         if not found.blocks:

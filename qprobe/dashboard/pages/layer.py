@@ -19,7 +19,8 @@ from qprobe.dashboard.components import (
     select,
 )
 from qprobe.dashboard.context import Context, Page
-from qprobe.dashboard.family import detail_of, family, table_of
+from qprobe.dashboard.family import detail_of, family, first_of, table_of
+from qprobe.dashboard.figures.map_pair import caption, pair
 from qprobe.dashboard.findings import finding_card
 from qprobe.dashboard.layer_detail import LayerDetail
 from qprobe.dashboard.layer_table import LayerTable
@@ -28,6 +29,7 @@ from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.dashboard.query import Query
+from qprobe.dashboard.sampled_maps import WORDS, latest
 from qprobe.errors import InputError
 
 _Details: TypeAlias = tuple[LayerDetail, LayerDetail | None]
@@ -55,6 +57,7 @@ def layout(context: Context) -> Any:
             html.Div(_cards((detail, theirs), chosen.role, dark=context.dark), className="two"),
             _over_time((detail, theirs), chosen.measure, dark=context.dark),
             _heads(detail, chosen.head, dark=context.dark),
+            _maps(context, run, site),
             card("Every measure", later("layer-table", _TABLE)),
             dcc.Store(id="layer-shown", data=names),
         ]
@@ -218,6 +221,21 @@ def _heads(detail: LayerDetail, key: str | None, *, dark: bool) -> Any:
     return card("Heads", chart("layer-heads", "a measure of every head", 320, drawn))
 
 
+def _maps(context: Context, run: Run, site: str) -> list[Any]:
+    """Logits and probabilities of an attention, before and under the recipe, where kept."""
+    found = [
+        (word, held[1])
+        for role, word in WORDS.items()
+        if (held := first_of(context.library, run, latest, site, role)) is not None
+    ]
+    return [
+        card(f"Sampled {word}", html.Div(caption(one), className="note"),
+             chart(f"layer-{word}", f"{word} before and under the recipe", 380,
+                   pair(one, dark=context.dark)))
+        for word, one in found
+    ]  # fmt: skip
+
+
 def _rows(table: LayerTable, detail: LayerDetail, site: str) -> list[dict[str, Any]]:
     shares = table.shares if site in table.sites else None
     place = table.sites.index(site) if shares is not None else 0
@@ -245,6 +263,7 @@ def register(app: Dash, library: Library) -> None:
     """A chart comes with the page and is drawn again when its control or the colours change."""
     _register_values(app, library)
     _register_series(app, library)
+    _register_maps(app, library)
     _register_table(app, library)
 
 
@@ -306,6 +325,16 @@ def _register_series(app: Dash, library: Library) -> None:
     )
     def heads(key: str, look: str, names: dict[str, str]) -> Any:
         return charts.heads(_details(library, names)[0], key, dark=look == "dark")
+
+
+def _register_maps(app: Dash, library: Library) -> None:
+    for role, word in WORDS.items():
+
+        @app.callback(Output(f"layer-{word}", "figure"), _LOOK, _SHOWN, prevent_initial_call=True)
+        def draw(look: str, names: dict[str, str], role: str = role) -> Any:
+            run = library.run(names["run"])
+            held = first_of(library, run, latest, names["layer"], role) if run else None
+            return pair(held[1] if held else None, dark=look == "dark")
 
 
 def _register_table(app: Dash, library: Library) -> None:
