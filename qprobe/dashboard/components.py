@@ -58,7 +58,8 @@ def chart(name: str, label: str, height: int, figure: Any = None) -> html.Div:
     )
     return html.Div(
         [
-            html.Div(graph, role="group", **aria(label=label)),
+            # Its height from the start: what is below stays where it is when the chart comes.
+            html.Div(graph, role="group", style={"minHeight": height}, **aria(label=label)),
             html.Div(buttons, className="exports"),
         ],
         className="chart",
