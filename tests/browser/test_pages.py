@@ -81,7 +81,7 @@ def test_a_map_of_attention_is_shown_before_and_under_the_recipe(page, base):
     opened(page, base, "attention")
     expect(page.locator("#head-map .heatmaplayer image")).to_have_count(3)
     expect(page.locator("#map-caption")).to_contain_text("logits of head 2 of one sample, step 100")
-    page.get_by_label("Sampled map").click()
+    page.get_by_role("textbox", name="Sampled map").click()
     page.get_by_role("option", name="blocks.0.attn.product, probabilities").click()
     expect(page.locator("#map-caption")).to_contain_text("probabilities of head 2")
     expect(page).to_have_url(re.compile("map=.*probabilities"))

@@ -57,7 +57,7 @@ def layout(context: Context) -> Any:
             html.Div(_cards((detail, theirs), chosen.role, dark=context.dark), className="two"),
             _over_time((detail, theirs), chosen.measure, dark=context.dark),
             _heads(detail, chosen.head, dark=context.dark),
-            _maps(context, run, site),
+            *_maps(context, run, site),
             card("Every measure", later("layer-table", _TABLE)),
             dcc.Store(id="layer-shown", data=names),
         ]
