@@ -2,25 +2,30 @@
 
     python benchmarks/dashboard.py
 
-Each number is the median of several; ``painted`` is from the click or key to the second frame after
-the chart changed, ``server`` is inside the callback. A plain round trip to the server is the floor
-that every callback pays.
+Times of the browser are taken in the page: from the click or the change until the second frame
+after the chart is there, everything in between included. Beside each stands what the page's main
+thread computed for it, which other work on the machine does not change. Medians; the wall time says
+whether a goal is met. The last part writes a run, as a training would, while five tabs that
+follow it are polling or paused in turn.
 """
 
 import argparse
 import logging
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from werkzeug.serving import make_server
 
 from qprobe import records
@@ -33,22 +38,65 @@ from qprobe.dashboard.pages.live import training
 from qprobe.records import Batch, Column, RunInfo, create
 
 LAYERS, MEASURES = 600, 12
+TABS, ROUNDS, TURN_S, STEP_S = 5, 6, 4.0, 0.05
+PATIENCE_MS = 120_000
 
-# Waits for plotly to say that it has drawn, then for two frames.
-PAINTED = """async ([chart, act]) => {
+# Runs in every page from its start: when the frame and the first map are there.
+WATCH = """(() => {
+  const seen = (window.seen = {});
+  const wanted = { shell: "#navigation a", map: "#fingerprint .heatmaplayer image" };
+  function look() {
+    for (const [name, one] of Object.entries(wanted)) {
+      if (!(name in seen) && document.querySelector(one)) seen[name] = performance.now();
+    }
+    if (!("map" in seen)) requestAnimationFrame(look);
+  }
+  requestAnimationFrame(look);
+})()"""
+
+# Acts, waits until plotly has drawn the chart, then for two frames.
+REDRAWN = """async ([chart, id, props]) => {
   const node = document.querySelector('#' + chart + ' .js-plotly-plot');
   const frame = () => new Promise(requestAnimationFrame);
   const drawn = new Promise((done) => node.once('plotly_afterplot', done));
   const began = performance.now();
-  dash_clientside.set_props(act.id, act.props);
+  dash_clientside.set_props(id, props);
   await drawn; await frame(); await frame();
   return performance.now() - began;
 }"""
 
+# Clicks, waits for a chart of the next page, then for two frames.
+FOLLOWED = """async ([link, chart]) => {
+  const frame = () => new Promise(requestAnimationFrame);
+  const began = performance.now();
+  document.querySelectorAll(link[0])[link[1]].click();
+  while (!document.querySelector(chart)) await frame();
+  await frame(); await frame();
+  return performance.now() - began;
+}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One measurement; ``computed`` is the CPU time of the page's main thread, ``goal`` the aim."""
+
+    name: str
+    value: float
+    unit: str = "ms"
+    computed: float | None = None
+    goal: float | None = None
+
+    def __str__(self) -> str:
+        computed = "" if self.computed is None else f"{self.computed:.0f}"
+        verdict = ""
+        if self.goal is not None:
+            verdict = f"{self.goal:g} {self.unit} {'met' if self.value <= self.goal else 'MISSED'}"
+        return f"{self.name:52} {self.value:9.1f} {self.unit:3} {computed:>8}  {verdict}"
+
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--times", type=int, default=7)
+    options.add_argument("--times", type=int, default=9)
     options.add_argument("--chromium", default=shutil.which("chromium"))
     chosen = options.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -58,8 +106,18 @@ def main() -> None:
         with records.open(path) as reader:
             count = sum(len(series) for _, series in reader.select())
         print(f"{count:,} records, {LAYERS} layers × {MEASURES} measures")
-        for name, milliseconds in (*server(path, chosen.times), *browser(path, chosen)):
-            print(f"{name:52} {milliseconds:8.1f} ms")
+        print(f"{'':52} {'measured':>9}     {'main thread':>8}  goal")
+        for line in server(path, chosen.times):
+            print(line, flush=True)
+        if chosen.chromium is None:
+            print("no chromium: the browser's part is left out", file=sys.stderr)
+            return
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chosen.chromium)
+            for part in (opened(browser, path, chosen.times), polled(browser, Path(folder))):
+                for line in part:
+                    print(line, flush=True)
+            browser.close()
 
 
 def write(path: Path, steps: int) -> None:
@@ -78,24 +136,30 @@ def write(path: Path, steps: int) -> None:
             run.flush()
 
 
-def server(path: Path, times: int) -> Iterator[tuple[str, float]]:
-    def opened(read: Callable[..., object], *question: str) -> Callable[[], object]:
-        def once() -> object:
+def server(path: Path, times: int) -> Iterator[Line]:
+    """What the server computes, without a browser."""
+
+    def once(read: Callable[..., object], *question: str) -> Callable[[], object]:
+        def answer() -> object:
             with records.open(path) as reader:
                 return read(reader, *question)
 
-        return once
+        return answer
 
     with records.open(path) as reader:
         table = layer_table(reader)
     library = Library([path], every_s=0)
-    yield "read every layer's last value", median(times, opened(layer_table))
-    yield "read one layer", median(times, opened(layer_detail, "blocks.30.part0"))
-    yield "build the rank map", median(times, lambda: fingerprint(table, dark=False))
-    yield (
-        "live tick: look at the folder, read the loss",
-        median(times, lambda: (library.runs(now=True), opened(training)())),
-    )
+    for name, act, goal in (
+        ("read every layer's last value", once(layer_table), None),
+        ("read one layer", once(layer_detail, "blocks.30.part0"), None),
+        ("build the rank map", lambda: fingerprint(table, dark=False), None),
+        (
+            "live tick: look at the folder, read the loss",
+            lambda: (library.runs(now=True), once(training)()),
+            20.0,
+        ),
+    ):
+        yield Line(name=name, value=median(times, act), goal=goal)
 
 
 def median(times: int, act: Callable[[], object]) -> float:
@@ -118,51 +182,149 @@ def served(path: Path) -> Iterator[str]:
         running.shutdown()
 
 
-def browser(path: Path, chosen: argparse.Namespace) -> list[tuple[str, float]]:
-    if chosen.chromium is None:
-        print("no chromium: the browser's half is left out", file=sys.stderr)
-        return []
-    with served(path) as base, sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chosen.chromium)
-        page = started.new_page(viewport={"width": 1440, "height": 1000})
-        expect.set_options(timeout=60_000)
-        opening = [load(page, base) for _ in range(3)]
-        found = [
-            ("page shell to every layer painted, cold", opening[0]),
-            ("page shell to every layer painted, warm", statistics.median(opening[1:])),
-            ("new rank map of 600 × 12 painted", painted(page, chosen.times)),
-            ("drill down to one layer painted", statistics.median(
-                drill(page, base, layer) for layer in range(chosen.times)
-            )),
-        ]  # fmt: skip
-        started.close()
-    return found
+class Tab:
+    """A page, and what its main thread has computed."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.page: Page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.add_init_script(WATCH)
+        self._session = self.page.context.new_cdp_session(self.page)
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def computed(self) -> float:
+        """Milliseconds so far."""
+        found = self._session.send("Performance.getMetrics")["metrics"]
+        return 1000 * next(one["value"] for one in found if one["name"] == "TaskDuration")
+
+    def evaluate(self, code: str, argument: object) -> tuple[float, float]:
+        """What it says it took, and what it computed."""
+        before = self.computed()
+        return float(self.page.evaluate(code, argument)), self.computed() - before
+
+    def load(self, url: str) -> float:
+        """From the frame of the page to the first map in it."""
+        self.page.goto(url)
+        self.page.wait_for_function("() => 'map' in window.seen")
+        return float(self.page.evaluate("() => window.seen.map - window.seen.shell"))
 
 
-def load(page: Page, base: str) -> float:
-    page.goto(f"{base}/layers")
-    page.locator("#navigation a").first.wait_for()
-    began = time.perf_counter()
-    page.locator("#fingerprint .heatmaplayer image").first.wait_for(state="attached")
-    return 1000 * (time.perf_counter() - began)
+def opened(browser: Browser, path: Path, times: int) -> Iterator[Line]:
+    """A run is opened, a map drawn anew, a layer looked at."""
+    with served(path) as base:
+        tab = Tab(browser)
+        opening = []
+        for _ in range(4):
+            opening.append(tab.load(f"{base}/layers"))
+            tab.page.wait_for_timeout(2500)
+        yield Line(name="page shell to every layer painted, cold", value=opening[0])
+        warm = statistics.median(opening[1:])
+        yield Line(name="page shell to every layer painted", value=warm, goal=1500)
+        yield middle("new rank map of 600 × 12 painted", 150, list(painted(tab, times)))
+        yield middle("drill down to one layer painted", 200, list(drilled(tab, base, times)))
+        tab.page.close()
 
 
-def painted(page: Page, times: int) -> float:
-    """The theme changes: the server builds all charts of the page anew."""
-    acts = [{"id": "look", "props": {"data": ("dark", "light")[turn % 2]}} for turn in range(times)]
-    return statistics.median(page.evaluate(PAINTED, ["fingerprint", act]) for act in acts)
+def middle(name: str, goal: float, found: list[tuple[float, float]]) -> Line:
+    wall, computed = (statistics.median(one) for one in zip(*found, strict=True))
+    return Line(name=name, value=wall, computed=computed, goal=goal)
 
 
-def drill(page: Page, base: str, layer: int) -> float:
-    """From the rank map to the page of one layer, by its link."""
-    page.goto(f"{base}/layers")
-    link = page.locator("#worst a").nth(layer % 10)
-    link.wait_for()
-    page.wait_for_timeout(500)
-    began = time.perf_counter()
-    link.click()
-    page.locator("#layer-time .scatterlayer path").first.wait_for(state="attached")
-    return 1000 * (time.perf_counter() - began)
+def painted(tab: Tab, times: int) -> Iterator[tuple[float, float]]:
+    """The theme changes: the server builds the charts of the page anew, the ranks first."""
+    for turn in range(times):
+        look = {"data": ("dark", "light")[turn % 2]}
+        yield tab.evaluate(REDRAWN, ["fingerprint", "look", look])
+        tab.page.wait_for_timeout(1000)
+
+
+def drilled(tab: Tab, base: str, times: int) -> Iterator[tuple[float, float]]:
+    """From the list of layers to the page of one, by its link."""
+    for turn in range(times):
+        tab.load(f"{base}/layers")
+        tab.page.wait_for_timeout(2500)
+        yield tab.evaluate(FOLLOWED, [["#worst a", turn % 10], "#layer-time .scatterlayer path"])
+
+
+def polled(browser: Browser, folder: Path) -> Iterator[Line]:
+    """A writer alone and beside five tabs that follow it, in turns."""
+    path = folder / "written" / "run.qprobe"
+    path.parent.mkdir()
+    with Written(path) as written, apart(path.parent) as base:
+        tabs = [Tab(browser) for _ in range(TABS)]
+        for tab in tabs:
+            tab.page.goto(f"{base}/live")
+            tab.page.locator("#live-series .scatterlayer path").first.wait_for(state="attached")
+        found = []
+        for _ in range(ROUNDS):
+            turns = []
+            for disabled in (True, False):
+                for tab in tabs:
+                    stop = "stop => dash_clientside.set_props('clock', { disabled: stop })"
+                    tab.page.evaluate(stop, disabled)
+                turns.append(written.go_on())
+            found.append(turns)
+    alone, beside = zip(*found, strict=True)
+    for place, name in enumerate(("time", "CPU")):
+        ratio = statistics.median(
+            with_[place] / without[place] for with_, without in zip(beside, alone, strict=True)
+        )
+        flush = statistics.median(one[place] for one in alone)
+        yield Line(name=f"a writer's flush of 7,201 values, {name}", value=1000 * flush)
+        yield Line(
+            name=f"slower beside {TABS} polling tabs, {name}",
+            value=100 * (ratio - 1), unit="%", goal=2.0,
+        )  # fmt: skip
+
+
+class Written:
+    """A run that grows by a step every 50 ms; its flushes are what is timed."""
+
+    def __init__(self, path: Path) -> None:
+        write(path, steps=2)
+        self._run = records.resume(path, after_step=1)
+        columns = [Column(f"blocks.{layer}", "input", "moments", f"k{key}")
+                   for layer in range(LAYERS) for key in range(MEASURES)]  # fmt: skip
+        self._layout = self._run.layout(columns)
+        self._own = self._run.layout([Column("", "", "training", "loss")])
+        self._values = np.random.default_rng(1).lognormal(size=len(columns)).astype(np.float32)
+        self._step = 2
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.close()
+
+    def go_on(self) -> tuple[float, float]:
+        """Mean wall and CPU seconds of a flush over one turn; what comes first is left out."""
+        taken = []
+        end = time.perf_counter() + TURN_S
+        while time.perf_counter() < end:
+            time.sleep(STEP_S)
+            self._run.records(self._step, Batch(layout=self._layout, values=self._values))
+            self._run.records(self._step, Batch(layout=self._own, values=np.array([1.0])))
+            began = time.perf_counter(), time.thread_time()
+            self._run.flush()
+            taken.append((time.perf_counter() - began[0], time.thread_time() - began[1]))
+            self._step += 1
+        wall, computed = zip(*taken[5:], strict=True)
+        return statistics.fmean(wall), statistics.fmean(computed)
+
+
+@contextmanager
+def apart(folder: Path) -> Iterator[str]:
+    """The dashboard as people have it: a process of its own."""
+    words = ["-m", "qprobe", "dashboard", str(folder), "--port", "0", "--no-browser"]
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        told = next(line for line in process.stdout or () if "http://" in line)
+        yield "http://" + told.partition("http://")[2].split()[0].rstrip("/")
+    finally:
+        process.terminate()
+        process.wait()
 
 
 if __name__ == "__main__":

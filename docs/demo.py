@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlencode
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 import qprobe
 from qprobe.engine import Workbench, evaluate, reopen
+from qprobe.records import Batch, Column, RunInfo, create
 
 #: What four bits would do to each tensor, and how it is distributed, as the training goes on.
 PROBES = ("--probes", "four_bit,moments", "--budget", "10%")
@@ -50,11 +53,12 @@ def main() -> None:
     recovered = {layer: score(bench, "int4-tensor", layer) for layer in layers(bench)}
     console.print(table_of_layers(recovered, scores["bf16"], scores["int4-tensor"]))
     console.print(finding(recovered, scores))
+    keep(chosen.out, {layer: value - scores["int4-tensor"] for layer, value in recovered.items()})
     seconds = time.perf_counter() - began
     console.print(f"[dim]{seconds:.0f} s. The run is in {chosen.out}/run.qprobe.[/dim]")
     console.print(
         f"Ask:   qprobe analyze {chosen.out}/best.pt --recipe int4-tensor --layers all --verify\n"
-        "Look:  make dashboard",
+        f"Look:  {where_to_look(chosen.out, worst(recovered))}",
         soft_wrap=True,
         highlight=False,
     )
@@ -103,11 +107,35 @@ def table_of_layers(recovered: dict[str, float], best: float, broken: float) -> 
     return table
 
 
+def keep(folder: Path, gains: dict[str, float]) -> None:
+    """What each layer alone brings back, in a run beside the training: the dashboard joins them."""
+    path = folder / "restored.qprobe"
+    path.unlink(missing_ok=True)
+    with qprobe.open(folder / "run.qprobe") as training:
+        source = training.meta.run
+    info = RunInfo(config={}, environment={}, recipe="int4-tensor", source=source)
+    with create(path, info) as run:
+        columns = [Column(layer, "", "dequantization", "recovery") for layer in gains]
+        run.records(0, Batch(layout=run.layout(columns), values=np.array(list(gains.values()))))
+
+
+def worst(recovered: dict[str, float]) -> str:
+    """The layer that brings back most alone."""
+    return max(recovered, key=lambda name: recovered[name])
+
+
+def where_to_look(out: Path, layer: str) -> str:
+    """The command that serves the run, and the address of the layer in it."""
+    command = "make dashboard" if out.parent == Path("runs") else f"qprobe dashboard {out.parent}"
+    page = f"http://127.0.0.1:8050/layer?{urlencode({'run': out.name, 'layer': layer})}"
+    return f"{command}, then {page} (it names its port where 8050 is taken)"
+
+
 def finding(recovered: dict[str, float], scores: dict[str, float]) -> str:
     lost = scores["bf16"] - scores["int4-tensor"]
     if lost < 0.02:
         return f"No problem found: int4-tensor costs {lost:.3f} AUPRC."
-    layer = max(recovered, key=lambda name: recovered[name])
+    layer = worst(recovered)
     share = (recovered[layer] - scores["int4-tensor"]) / lost
     saved = scores["int4-channel-token"]
     return (

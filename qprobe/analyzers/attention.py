@@ -8,6 +8,8 @@ from qprobe.records.schema import Cause, Finding, Record, Role, Severity, severi
 
 NAME = "attention"
 LOGITS, LEVELS = "attention_logits", "softmax_levels"
+#: Judged by nobody: an analysis records them for those who look at it.
+MAPS = "attention_maps"
 NATS = "nats of logit error"
 CONTROL = "the same queries and keys in high precision"
 REFERENCE = "docs/concepts/attention.md; docs/concepts/diagnosis.md, attention"
@@ -42,7 +44,7 @@ class Attention:
     """
 
     name = NAME
-    reads = frozenset({LOGITS, LEVELS})
+    reads = frozenset({LOGITS, LEVELS, MAPS})
 
     def analyze(self, records: Sequence[Record]) -> list[Finding]:
         """One finding an attention and cause, of its worst head."""

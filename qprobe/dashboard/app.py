@@ -1,7 +1,7 @@
 """Puts the dashboard together: pages, the frame around them, the guard before them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,17 @@ def _route(app: Dash, library: Library, base_path: str) -> None:
         Output("page", "children"),
         Output("header", "children"),
         Output("navigation", "children"),
-        Input("address", "pathname"),
-        Input("address", "search"),
+        Input("asked", "data"),
+        prevent_initial_call=True,
     )
-    def show(pathname: str | None, search: str | None) -> tuple[Any, Any, Any]:
-        context = Context(library=library, query=Query.parse(search), base_path=base_path)
-        path = "/" + (pathname or "/").removeprefix(base_path).strip("/")
+    def show(asked: Mapping[str, str]) -> tuple[Any, Any, Any]:
+        context = Context(
+            library=library,
+            query=Query.parse(asked["search"]),
+            base_path=base_path,
+            dark=asked["look"] == "dark",
+        )
+        path = "/" + asked["path"].removeprefix(base_path).strip("/")
         page = by_path.get(path)
         return (
             _content(page, path, context),

@@ -39,8 +39,8 @@ def card(title: str, *children: Any, note: str = "", aside: Any = None) -> dmc.P
     return dmc.Paper(body, withBorder=True, p="md", className="card")
 
 
-def chart(name: str, label: str, height: int) -> html.Div:
-    """A graph with its name, its height and its exports."""
+def chart(name: str, label: str, height: int, figure: Any = None) -> html.Div:
+    """A graph with its name, its height and its exports; without a figure a callback draws it."""
     buttons = [
         html.Button(
             kind.upper(),
@@ -52,10 +52,14 @@ def chart(name: str, label: str, height: int) -> html.Div:
         )
         for kind in ("png", "svg", "csv")
     ]
-    graph = dcc.Graph(id=name, config=GRAPH_CONFIG, style={"height": height}, responsive=True)
+    drawn = {} if figure is None else {"figure": figure}
+    graph = dcc.Graph(
+        id=name, config=GRAPH_CONFIG, style={"height": height}, responsive=True, **drawn
+    )
     return html.Div(
         [
-            html.Div(graph, role="group", **aria(label=label)),
+            # Its height from the start: what is below stays where it is when the chart comes.
+            html.Div(graph, role="group", style={"minHeight": height}, **aria(label=label)),
             html.Div(buttons, className="exports"),
         ],
         className="chart",
@@ -94,6 +98,13 @@ def grid(name: str, label: str, columns: Sequence[Mapping[str, Any]], **options:
             html.Div(button, className="exports"),
         ],
         className="chart",
+    )
+
+
+def later(name: str, height: int) -> html.Div:
+    """A place for what a callback of ``name``'s store builds once it comes into view."""
+    return html.Div(
+        [html.Div(id=name, style={"minHeight": height}), dcc.Store(id=f"{name}-wanted")]
     )
 
 

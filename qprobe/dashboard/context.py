@@ -12,11 +12,12 @@ from qprobe.dashboard.query import Query, address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The library, the address, and the run and the baseline that it names."""
+    """The library, the address with the run and the baseline that it names, and the colours."""
 
     library: Library
     query: Query
     base_path: str = "/"
+    dark: bool = False
 
     @classmethod
     def of(cls, app: Dash, library: Library, search: str | None) -> Self:

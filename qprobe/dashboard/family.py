@@ -1,9 +1,14 @@
 """A training and the analyses of its checkpoints: what any of them knows of a layer."""
 
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
 from qprobe.dashboard.layer_detail import LayerDetail, layer_detail
 from qprobe.dashboard.layer_table import LayerTable, joined, layer_table
 from qprobe.dashboard.layer_values import Values, of_probe
 from qprobe.dashboard.library import Library, Run
+
+T = TypeVar("T")
 
 
 def family(library: Library, run: Run) -> list[Run]:
@@ -38,10 +43,17 @@ def detail_of(library: Library, run: Run, site: str) -> LayerDetail:
     )
 
 
-def holder(library: Library, run: Run, probe: str) -> tuple[Run, Values] | None:
-    """The run itself, or the first of its family that has values of layers of this probe."""
+def first_of(
+    library: Library, run: Run, read: Callable[..., T], *question: Hashable
+) -> tuple[Run, T] | None:
+    """The run itself, or the first of its family, of which there is an answer."""
     for one in family(library, run):
-        values = library.answer(one, of_probe, probe)
-        if values:
-            return one, values
+        found = library.answer(one, read, *question)
+        if found:
+            return one, found
     return None
+
+
+def holder(library: Library, run: Run, probe: str) -> tuple[Run, Values] | None:
+    """Who of the family has values of layers of this probe."""
+    return first_of(library, run, of_probe, probe)

@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 _PART = re.compile(r"^(head|branch)\d+\.")
 #: What is no property of a single layer: branches, kinds and pairs of layers.
 _NO_LAYER: Final = ("kind.", "interaction", "cumulative")
-#: What is recorded of a training, a session or an analysis and names no layers.
-_NO_PROBES: Final = ("training", "session", "analysis", "branch_energy")
+#: What is recorded of a training, a session or an analysis and names no layers, or counts pictures.
+_NO_PROBES: Final = ("training", "session", "analysis", "branch_energy", "attention_maps")
 #: Both operands of the forward product, as the recipe takes them.
 _FORWARD: Final = ("fprop.x.sqnr_db", "fprop.w.sqnr_db")
 
@@ -98,11 +98,10 @@ def layer_table(reader: RunReader, step: int | None = None) -> LayerTable:
     """
     cells: dict[tuple[str, Measure], float] = {}
     last = 0
-    steps = None if step is None else range(step + 1)
-    for column, series in reader.select(site="?*", steps=steps):
+    for column, point in reader.last(site="?*", until=step):
         if _is_of_a_layer(column):
-            cells[column.site, Measure.of(column)] = float(series.values[-1])
-            last = max(last, int(series.steps[-1]))
+            cells[column.site, Measure.of(column)] = point.value
+            last = max(last, point.step)
     return _table(cells, last)
 
 

@@ -21,32 +21,29 @@ def of_probe(reader: RunReader, probe: str) -> Values:
     for column in columns:
         roles.setdefault(column.key, set()).add(column.role)
     found: Values = {}
-    for column, series in reader.select(site="?*", probe=probe):
+    for column, point in reader.last(site="?*", probe=probe):
         if column.key.startswith(_APART):
             continue
         name = column.key
         if column.role and len(roles[column.key]) > 1:
             key, limit = _split(column.key)
             name = f"{key} of {column.role.replace('_', ' ')}{limit}"
-        found.setdefault(column.site, {})[name] = float(series.values[-1])
+        found.setdefault(column.site, {})[name] = point.value
     return found
 
 
 def of_groups(reader: RunReader, probe: str, stem: str) -> Values:
     """The same of kinds (``kind.``) or pairs (``interaction``) of layers, without that stem."""
     found: Values = {}
-    for column, series in reader.select(site="?*", probe=probe, key=f"{stem}*"):
+    for column, point in reader.last(site="?*", probe=probe, key=f"{stem}*"):
         key = column.key.removeprefix("kind.")
-        found.setdefault(column.site, {})[key] = float(series.values[-1])
+        found.setdefault(column.site, {})[key] = point.value
     return found
 
 
 def of_model(reader: RunReader, probe: str) -> dict[str, float]:
     """The last value of every key that a probe recorded of the model as a whole."""
-    return {
-        column.key: float(series.values[-1])
-        for column, series in reader.select(site="", probe=probe)
-    }
+    return {column.key: point.value for column, point in reader.last(site="", probe=probe)}
 
 
 def growing(reader: RunReader, probe: str) -> list[Growing]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qprobe.dashboard.decimate import decimated
-from qprobe.records import Array, RunReader, Series
+from qprobe.records import RunReader, Series
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,11 +29,6 @@ def parts(reader: RunReader, word: str) -> list[Part]:
                 Part(site=column.site, number=int(number), key=key, series=decimated(series))
             )
     return found
-
-
-def maps(reader: RunReader) -> list[Array]:
-    """Sampled maps of attention: two-dimensional arrays of logits or probabilities."""
-    return [array for array in reader.arrays(role="attn_*") if array.data.ndim == 2]
 
 
 def grid(found: Sequence[Part], key: str) -> tuple[list[str], list[int], np.ndarray]:

@@ -70,6 +70,7 @@ def layout(title: str) -> dmc.MantineProvider:
             dcc.Interval(id="clock", interval=POLL_MS),
             dcc.Store(id="pulse"),
             dcc.Store(id="look"),
+            dcc.Store(id="asked"),
             dmc.Modal(_keys(), id="keys-shown", title="Keys"),
             frame,
         ],
@@ -141,6 +142,15 @@ def navigation(context: Context, pages: Sequence[Page], here: Page | None) -> li
 def register(app: Dash, library: Library) -> None:
     """Addresses, freshness, theme and keys."""
     clientside(app, "look", Output("look", "data"), Input("scheme", "id"), at_once=True)
+    # With the colours, so that a page comes with its charts and is not asked for them again.
+    clientside(
+        app,
+        "ask",
+        Output("asked", "data"),
+        Input("address", "pathname"),
+        Input("address", "search"),
+        at_once=True,
+    )
 
     @app.callback(
         Output("freshness", "children"),

@@ -1,5 +1,6 @@
 """Colours, type and the settings that every chart and grid shares, in light and in dark."""
 
+from functools import cache
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -103,6 +104,7 @@ def absent(dark: bool) -> str:
     return "#3a3d42" if dark else "#dfe2e6"
 
 
+@cache
 def template(dark: bool) -> go.layout.Template:
     """What every chart looks like; transparent, so that it takes the colour of its card."""
     axis = {

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from qprobe.errors import InputError
-from qprobe.records import history
+from qprobe.records import history, latest
 from qprobe.records.lock import is_written
 from qprobe.records.schema import (
     Array,
@@ -23,6 +23,7 @@ from qprobe.records.schema import (
     Finding,
     Meta,
     Metric,
+    Point,
     Record,
     Role,
     Sample,
@@ -117,6 +118,34 @@ class RunReader:
                     for located in group
                 ]
             yield from ((column, part) for column, part in parts if len(part))
+
+    def last(
+        self,
+        *,
+        site: str = "*",
+        role: str = "*",
+        probe: str = "*",
+        key: str = "*",
+        until: int | None = None,
+    ) -> Iterator[tuple[Column, Point]]:
+        """The last value of every matching column that has one, up to and including ``until``.
+
+        It reads the end of the file only, whatever came before.
+        """
+        with self._reading() as connection:
+            found = history.locate(connection, history.MATCHES, (site, role, probe, key))
+        end = latest.END if until is None else until
+        segments = {}
+        for place, positions in latest.wanted(found).items():
+            with self._reading() as connection:
+                segments[place] = latest.of_segment(connection, place, positions, end)
+        for located in found:
+            point = latest.point(located, segments)
+            if point is None and located.single:
+                with self._reading() as connection:
+                    point = latest.of_single(connection, located.number, end)
+            if point is not None:
+                yield located.column, point
 
     def records(
         self,

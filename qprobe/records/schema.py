@@ -141,6 +141,13 @@ class Series:
         return len(self.steps)
 
 
+class Point(NamedTuple):
+    """One value of a column and the step at which it was measured."""
+
+    step: int
+    value: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Array:
     """A histogram, spectrum, sampled map or image; booleans and numbers, at most 1 MiB."""

@@ -160,6 +160,27 @@ def attention(writer: RunWriter, blocks: int) -> None:
             for column in columns
         ]
         writer.records(step, Batch(layout=layout, values=np.array(values)))
+    attention_maps(writer, random)
+
+
+def attention_maps(writer: RunWriter, random: np.random.Generator) -> None:
+    """One head of the first attention, in which the last keys are hidden."""
+    layouts = [Column("blocks.0.attn.product", role, "attention_maps", "n")
+               for role in ("attn_logits", "attn_probs")]  # fmt: skip
+    layout = writer.layout(layouts)
+    logits = random.standard_normal((16, 16)).astype(np.float16)
+    logits[:, 14:] = -np.inf
+    probabilities = np.exp(logits.astype(np.float32))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    for step in (50, 100):
+        writer.records(step, Batch(layout=layout, values=np.full(2, 256.0)))
+        for column, values in zip(layouts, (logits, probabilities), strict=True):
+            change = np.where(np.isfinite(values), 0.1 * values, 0).astype(np.float16)
+            writer.arrays(
+                Array(step=step, site=column.site, role=column.role, probe=column.probe,
+                      key=f"head2.{name}", data=data.astype(np.float16))
+                for name, data in (("reference", values), ("change", change))
+            )  # fmt: skip
 
 
 def branches(writer: RunWriter) -> None:

@@ -20,7 +20,7 @@ from qprobe.sites import Sampling
 
 COMPARING = {
     *("attention_logits", "softmax_levels", "operand_error", "block_scales"),
-    *("gradient_fidelity", "prediction_levels"),
+    *("gradient_fidelity", "prediction_levels", "attention_maps"),
 }
 EVERYTHING = Sampling(samples=None, heads=None, queries=None)
 

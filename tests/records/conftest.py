@@ -36,7 +36,7 @@ def start(path: Path) -> Iterator[Callable[..., RunWriter]]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file geometry in which a few columns and steps cross every boundary."""
-    for module in ("layout", "history"):
+    for module in ("layout", "history", "latest"):
         monkeypatch.setattr(f"qprobe.records.{module}.BLOCK", 2)
         monkeypatch.setattr(f"qprobe.records.{module}.SEGMENT", 4)
     monkeypatch.setattr("qprobe.records.commit.SPAN", 3)

@@ -49,7 +49,24 @@ def record(run: RunWriter, layout: Layout, step: int, seed: int, reference: Refe
             reference.setdefault(column, {})[step] = drawn[place]
 
 
+def check_last(reader: RunReader, whole: Reference) -> None:
+    reference = {column: series for column, series in whole.items() if series}
+    newest = max((max(series) for series in reference.values()), default=0)
+    for until in (newest // 2, newest):
+        expected = {
+            column: (step, series[step])
+            for column, series in reference.items()
+            for step in [max((step for step in series if step <= until), default=None)]
+            if step is not None
+        }
+        found = dict(reader.last(until=until))
+        assert set(found) == set(expected)
+        both = np.array([(*found[column], *expected[column]) for column in found]).reshape(-1, 4)
+        np.testing.assert_array_equal(both[:, :2], both[:, 2:])
+
+
 def check(reader: RunReader, reference: Reference) -> None:
+    check_last(reader, reference)
     found = dict(reader.select())
     assert set(found) == {column for column, series in reference.items() if series}
     for column, series in found.items():

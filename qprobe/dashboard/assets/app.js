@@ -19,6 +19,12 @@
 
   let watched = null;
 
+  function idle(act, after) {
+    // A page that is never idle has to get its tables too, and not every browser can tell.
+    const wait = window.requestIdleCallback || function (act) { setTimeout(act, 0); };
+    setTimeout(function () { wait(act, { timeout: 500 }); }, after);
+  }
+
   function look() {
     return document.documentElement.getAttribute("data-mantine-color-scheme");
   }
@@ -48,8 +54,8 @@
       open_layer: function (click, links) {
         const point = click && click.points && click.points[0];
         if (!point || !links) return;
-        const url = links[point.y + "\n" + point.x] || links[point.x];
-        if (url) go(url);
+        const site = links.sites[point.y + "\n" + point.x] || links.sites[point.x];
+        if (site) go(links.to + "&layer=" + encodeURIComponent(site));
       },
       look: function () {
         // The toggle knows what was chosen, the page what it looks like: the system may decide.
@@ -62,6 +68,27 @@
           });
         }
         return look();
+      },
+      ask: function (path, search) {
+        return { path: path || "/", search: search || "", look: look() };
+      },
+      later: function (name) {
+        // What is below the fold is built when it comes near, or when there is nothing else to do.
+        return new Promise(function (tell) {
+          const seen = new IntersectionObserver(function (found) {
+            if (found.some(function (one) { return one.isIntersecting; })) done();
+          }, { rootMargin: "200px" });
+          function done() {
+            seen.disconnect();
+            idle(function () { tell(true); }, 0);
+          }
+          // Called while the page is still being put together.
+          idle(function () {
+            const slot = document.getElementById(name);
+            if (slot) seen.observe(slot);
+          }, 0);
+          idle(done, 1500);
+        });
       },
       pause: function (clicks, paused) {
         return [!paused, paused ? "pause" : "go on"];

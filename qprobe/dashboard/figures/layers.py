@@ -11,7 +11,8 @@ from qprobe.dashboard.layer_table import LayerTable, block_and_module
 from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain, short
 
-#: Below this many columns a gap is drawn between cells.
+#: Below this many columns a gap is drawn between cells: without gaps a map is one small image,
+#: with them every cell is drawn by itself.
 _GAPS = 120
 
 
@@ -39,7 +40,7 @@ def fingerprint(table: LayerTable, *, dark: bool) -> go.Figure:
     names = labels(table.sites)
     measures = labels([measure.title for measure in table.measures])
     shares = table.shares.T.astype(np.float32)
-    gap = 1 if len(names) < _GAPS else 0
+    gap = int(len(names) < _GAPS)
     figure = frame(
         go.Heatmap(
             z=shares,
@@ -49,7 +50,7 @@ def fingerprint(table: LayerTable, *, dark: bool) -> go.Figure:
             zmax=1,
             colorscale=theme.SEQUENTIAL,
             xgap=gap,
-            ygap=1,
+            ygap=gap,
             hoverongaps=False,
             colorbar={
                 "title": {"text": "rank", "side": "right"},

@@ -69,18 +69,3 @@ def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Seq
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=text(key.replace("_", " ")), type="log" if spread else "linear")
     return figure
-
-
-def sampled(values: np.ndarray, *, dark: bool) -> go.Figure:
-    """A map of attention, queries down and keys across."""
-    figure = frame(
-        go.Heatmap(
-            z=values.astype(np.float32), colorscale=theme.SEQUENTIAL,
-            colorbar={"thickness": 12},
-            hovertemplate="query %{y}, key %{x}<br>%{z:.4g}<extra></extra>",
-        ),
-        dark=dark,
-    )  # fmt: skip
-    figure.update_xaxes(title="key", showgrid=False)
-    figure.update_yaxes(title="query", autorange="reversed", showgrid=False)
-    return figure

@@ -13,11 +13,13 @@ from qprobe.dashboard.components import (
     select,
 )
 from qprobe.dashboard.context import Context, Page
+from qprobe.dashboard.family import first_of
 from qprobe.dashboard.figures import parts as figures
-from qprobe.dashboard.figures.frame import empty
-from qprobe.dashboard.library import Library
+from qprobe.dashboard.figures.map_pair import caption, pair
+from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.pages.layers import nothing_to_show
-from qprobe.dashboard.parts import maps, parts
+from qprobe.dashboard.parts import parts
+from qprobe.dashboard.sampled_maps import WORDS, latest, places
 from qprobe.errors import InputError
 
 #: What softmax feels comes first; a ratio in dB alone misleads.
@@ -30,11 +32,11 @@ def layout(context: Context) -> Any:
     run = context.run
     if run is None:
         return nothing_to_show(context)
-    found = context.library.answer(run, parts, "head")
+    held = first_of(context.library, run, parts, "head")
     title = page_title(
         "Attention", "How much of each head's logits and softmax survives. Bright is worst."
     )
-    if not found:
+    if held is None:
         return html.Div(
             [
                 title,
@@ -45,10 +47,10 @@ def layout(context: Context) -> Any:
                 ),
             ]
         )
+    run, found = held
     measures = [key for key in dict.fromkeys(part.key for part in found) if key not in _COUNTS]
     sites = list(dict.fromkeys(part.site for part in found))
     first = next((key for key in _FIRST if key in measures), measures[0])
-    shown = [_name(array) for array in context.library.answer(run, maps)]
     query, baseline = context.query, context.baseline
     controls = [
         select("attention", "measure", "Measure", measures,
@@ -59,22 +61,41 @@ def layout(context: Context) -> Any:
         card("Every head", chart("heads", "a measure of every head", 110 + 34 * len(sites))),
         card("Over the training", chart("head-lines", "heads of one attention over time", 380)),
     ]
-    if shown:
-        controls.append(select("attention", "map", "Sampled map", shown,
-                               query.choice("map", shown, shown[0])))  # fmt: skip
-        cards.append(card("Sampled map", chart("head-map", "a map of attention", 420)))
+    chosen, sampled = _maps(context, run)
     return html.Div(
         [
             title,
-            html.Div(controls, className="controls"),
+            html.Div([*controls, *chosen], className="controls"),
             html.Div(cards, className="two"),
+            sampled,
             dcc.Store(id="attention-runs", data=[run.name, baseline.name if baseline else ""]),
         ]
     )
 
 
-def _name(array: Any) -> str:
-    return f"{array.site} {array.key}, step {array.step}"
+def _maps(context: Context, run: Run) -> tuple[list[Any], Any]:
+    """The choice of a sampled map and its card; of a run that has none, how to have one."""
+    names = [_name(*place) for place in context.library.answer(run, places)]
+    if not names:
+        return [], card(
+            "Sampled maps",
+            empty_state(
+                "No map was sampled in this run.",
+                "The probe attention_maps keeps one head before and under the recipe, where "
+                "there is one; an analysis of the checkpoint has it.",
+                f"qprobe analyze {run.path.parent / 'best.pt'} --only attention",
+            ),
+        )
+    shown = context.query.choice("map", names, names[0])
+    note = html.Div(id="map-caption", className="note", role="status")
+    drawn = chart("head-map", "a map of attention before and under the recipe", 420)
+    return [select("attention", "map", "Sampled map", names, shown)], card(
+        "Sampled maps", note, drawn
+    )
+
+
+def _name(site: str, role: str) -> str:
+    return f"{site}, {WORDS.get(role, role)}"
 
 
 def register(app: Dash, library: Library) -> None:
@@ -103,17 +124,19 @@ def register(app: Dash, library: Library) -> None:
 
     @app.callback(
         Output("head-map", "figure"),
+        Output("map-caption", "children"),
         Input(control("attention", "map"), "value"),
         Input("attention-runs", "data"),
         Input("look", "data"),
     )
-    def show_map(name: str, names: list[str], look: str) -> Any:
+    def show_map(name: str, names: list[str], look: str) -> tuple[Any, str]:
         run = library.run(names[0])
-        known = library.answer(run, maps) if run is not None else []
-        for array in known:
-            if _name(array) == name:
-                return figures.sampled(array.data, dark=look == "dark")
-        return empty("No map was sampled.", dark=look == "dark")
+        known = library.answer(run, places) if run is not None else []
+        found = None
+        for place in known:
+            if run is not None and _name(*place) == name:
+                found = library.answer(run, latest, *place)
+        return pair(found, dark=look == "dark"), caption(found)
 
 
 PAGE = Page(path="/attention", title="Attention", sign="⁘", layout=layout, register=register)

@@ -1,36 +1,38 @@
 """Layer: everything about one layer, and what to do about it."""
 
-import re
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, State, dcc, html
 
+from qprobe.dashboard import layer_charts as charts
 from qprobe.dashboard.attributes import data
+from qprobe.dashboard.clientside import build_later
 from qprobe.dashboard.components import (
     card,
     chart,
     control,
     empty_state,
     grid,
+    later,
     page_title,
     select,
 )
 from qprobe.dashboard.context import Context, Page
-from qprobe.dashboard.family import detail_of, family, table_of
-from qprobe.dashboard.figures import layer as figures
-from qprobe.dashboard.figures.frame import empty
+from qprobe.dashboard.family import detail_of, family, first_of, table_of
+from qprobe.dashboard.figures.map_pair import caption, pair
 from qprobe.dashboard.findings import finding_card
-from qprobe.dashboard.layer_detail import LayerDetail, Magnitudes
+from qprobe.dashboard.layer_detail import LayerDetail
 from qprobe.dashboard.layer_table import LayerTable
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.dashboard.query import Query
-from qprobe.records import Column, Series
+from qprobe.dashboard.sampled_maps import WORDS, latest
+from qprobe.errors import InputError
 
-_HEAD = re.compile(r"^head\d+\.")
+_Details: TypeAlias = tuple[LayerDetail, LayerDetail | None]
 
 
 def layout(context: Context) -> Any:
@@ -44,21 +46,26 @@ def layout(context: Context) -> Any:
     if detail is None or not (detail.series or detail.magnitudes):
         return _absent(context, run, site)
     about = dmc.Group([html.Code(site, className="mono"), *_neighbours(context, run, table, site)])
+    names = _shown(context, run, site)
+    theirs = _details(context.library, names)[1]
+    chosen = _chosen(context.query, detail)
     return html.Div(
         [
             html.Div([dmc.Title("Layer", order=1, size="h2"), about], className="page-title"),
             _findings(context, run, site),
-            _controls(context.query, detail),
-            html.Div(_cards(detail), className="two"),
-            _over_time(detail),
-            _heads(detail),
-            card("Every measure", grid("layer-all", "measures of this layer", _COLUMNS,
-                                       rows=_rows(table, detail, site), height=380)),
-            dcc.Store(id="layer-shown", data=_shown(context, run, site)),
+            _controls(detail, chosen),
+            html.Div(_cards((detail, theirs), chosen.role, dark=context.dark), className="two"),
+            _over_time((detail, theirs), chosen.measure, dark=context.dark),
+            _heads(detail, chosen.head, dark=context.dark),
+            *_maps(context, run, site),
+            card("Every measure", later("layer-table", _TABLE)),
+            dcc.Store(id="layer-shown", data=names),
         ]
-    )  # fmt: skip
+    )
 
 
+#: Pixels of the table of every measure.
+_TABLE = 380
 _COLUMNS = (
     {"field": "key", "headerName": "measure", "flex": 2, "cellClass": "mono"},
     {"field": "role", "headerName": "tensor", "flex": 1},
@@ -122,21 +129,39 @@ def _findings(context: Context, run: Run, site: str) -> Any:
     return card("Findings", *[finding_card(context, one, each) for one, each in found])
 
 
-def _controls(query: Query, detail: LayerDetail) -> html.Div:
+class _Chosen(NamedTuple):
+    """The values of the controls, and what else could be chosen."""
+
+    role: str | None
+    measure: str | None
+    head: str | None
+    roles: list[str]
+    measures: list[str]
+    heads: list[str]
+
+
+def _chosen(query: Query, detail: LayerDetail) -> _Chosen:
     roles = list(detail.magnitudes) or [role for role in detail.roles if role]
-    measures = [Measure.of(column).name for column in detail.series if not _HEAD.match(column.key)]
-    first = _first(detail)
-    heads = sorted({_HEAD.sub("", column.key) for column in detail.series
-                    if _HEAD.match(column.key)})  # fmt: skip
-    measures.sort()
+    keys = [column.key for column in detail.series]
+    measures = sorted(Measure.of(column).name for column in detail.series
+                      if not charts.HEAD.match(column.key))  # fmt: skip
+    heads = sorted({charts.HEAD.sub("", key) for key in keys if charts.HEAD.match(key)})
+    return _Chosen(
+        role=query.choice("role", roles, roles[0] if roles else None),
+        measure=query.choice("measure", measures, _first(detail)),
+        head=query.choice("head", heads, heads[0] if heads else None),
+        roles=roles,
+        measures=measures,
+        heads=heads,
+    )
+
+
+def _controls(detail: LayerDetail, chosen: _Chosen) -> html.Div:
     course = any(len(series) > 1 for series in detail.series.values())
-    role = select("layer", "role", "Tensor", roles,
-                  query.choice("role", roles, roles[0] if roles else None))  # fmt: skip
-    measure = select("layer", "measure", "Measure over the steps", measures,
-                     query.choice("measure", measures, first))  # fmt: skip
-    head = select("layer", "head", "Measure of the heads", heads,
-                  query.choice("head", heads, heads[0] if heads else None))  # fmt: skip
-    parts = ((role, any(roles)), (measure, course), (head, bool(heads)))
+    role = select("layer", "role", "Tensor", chosen.roles, chosen.role)
+    measure = select("layer", "measure", "Measure over the steps", chosen.measures, chosen.measure)
+    head = select("layer", "head", "Measure of the heads", chosen.heads, chosen.head)
+    parts = ((role, any(chosen.roles)), (measure, course), (head, bool(chosen.heads)))
     return html.Div(
         [html.Div(part, style={} if there else {"display": "none"}) for part, there in parts],
         className="controls",
@@ -148,45 +173,67 @@ def _first(detail: LayerDetail) -> str | None:
     known = {
         Measure.of(column): len(series) > 1
         for column, series in detail.series.items()
-        if not _HEAD.match(column.key)
+        if not charts.HEAD.match(column.key)
     }
     order = sorted(known, key=lambda one: (not known[one], one.is_neutral, one.priority))
     return order[0].name if order else None
 
 
-def _cards(detail: LayerDetail) -> list[Any]:
-    found = []
+def _cards(details: _Details, role: str | None, *, dark: bool) -> list[Any]:
+    found, (detail, _) = [], details
     if detail.magnitudes:
+        drawn, counts = charts.histogram(*details, role, dark=dark)
         found.append(
-            card("Values on the 4-bit grid", html.Div(id="layer-counts", className="note"),
-                 chart("layer-histogram", "magnitudes of the values", 320))
+            card("Values on the 4-bit grid",
+                 html.Div(counts, id="layer-counts", className="note"),
+                 chart("layer-histogram", "magnitudes of the values", 320, drawn))
         )  # fmt: skip
-    if any(_is_kurtosis(column) for column in detail.series):
+    if any(charts.is_kurtosis(column) for column in detail.series):
+        drawn = charts.kurtosis(detail, role, dark=dark)
         found.append(
-            card("Where the outliers are", chart("layer-kurtosis", "kurtosis by axis", 320),
+            card("Where the outliers are", chart("layer-kurtosis", "kurtosis by axis", 320, drawn),
                  note="High per channel: a few loud channels. High per token or voxel: a few loud "
                  "places.")
         )  # fmt: skip
     if any(column.key.endswith("sqnr_db") for column in detail.series):
+        drawn = charts.operands(detail, dark=dark)
         found.append(
-            card("What each product loses", chart("layer-operands", "error of each operand", 320),
+            card("What each product loses",
+                 chart("layer-operands", "error of each operand", 320, drawn),
                  note="fprop: forward. dgrad, wgrad: gradients of input and weight. x: input, w: "
                  "weight, dy: gradient of the output.")
         )  # fmt: skip
     return found
 
 
-def _over_time(detail: LayerDetail) -> Any:
-    drawn = card("Over the training", chart("layer-time", "a measure over the steps", 320))
+def _over_time(details: _Details, measure: str | None, *, dark: bool) -> Any:
+    drawn = charts.over_time(*details, measure, dark=dark)
+    shown = card("Over the training", chart("layer-time", "a measure over the steps", 320, drawn))
     # An analysis measures once: there is nothing to draw, and the table below has the values.
-    shown = any(len(series) > 1 for series in detail.series.values())
-    return html.Div(drawn, style={} if shown else {"display": "none"})
+    course = any(len(series) > 1 for series in details[0].series.values())
+    return html.Div(shown, style={} if course else {"display": "none"})
 
 
-def _heads(detail: LayerDetail) -> Any:
-    if not any(_HEAD.match(column.key) for column in detail.series):
+def _heads(detail: LayerDetail, key: str | None, *, dark: bool) -> Any:
+    if key is None:
         return None
-    return card("Heads", chart("layer-heads", "a measure of every head", 320))
+    drawn = charts.heads(detail, key, dark=dark)
+    return card("Heads", chart("layer-heads", "a measure of every head", 320, drawn))
+
+
+def _maps(context: Context, run: Run, site: str) -> list[Any]:
+    """Logits and probabilities of an attention, before and under the recipe, where kept."""
+    found = [
+        (word, held[1])
+        for role, word in WORDS.items()
+        if (held := first_of(context.library, run, latest, site, role)) is not None
+    ]
+    return [
+        card(f"Sampled {word}", html.Div(caption(one), className="note"),
+             chart(f"layer-{word}", f"{word} before and under the recipe", 380,
+                   pair(one, dark=context.dark)))
+        for word, one in found
+    ]  # fmt: skip
 
 
 def _rows(table: LayerTable, detail: LayerDetail, site: str) -> list[dict[str, Any]]:
@@ -212,17 +259,15 @@ def _rows(table: LayerTable, detail: LayerDetail, site: str) -> list[dict[str, A
     return rows
 
 
-_SHOWN = Input("layer-shown", "data")
-_SCHEME = Input("look", "data")
-
-
 def register(app: Dash, library: Library) -> None:
-    """Each chart by itself, since a layer need not have all of them."""
+    """A chart comes with the page and is drawn again when its control or the colours change."""
     _register_values(app, library)
     _register_series(app, library)
+    _register_maps(app, library)
+    _register_table(app, library)
 
 
-def _details(library: Library, names: dict[str, str]) -> tuple[LayerDetail, LayerDetail | None]:
+def _details(library: Library, names: dict[str, str]) -> _Details:
     """Of the run, and of the baseline where one is pinned."""
     found = [
         detail_of(library, run, names["layer"]) if run is not None else None
@@ -231,107 +276,83 @@ def _details(library: Library, names: dict[str, str]) -> tuple[LayerDetail, Laye
     return found[0] or LayerDetail(series={}, magnitudes={}), found[1]
 
 
+_SHOWN = State("layer-shown", "data")
+_LOOK = Input("look", "data")
+
+
 def _register_values(app: Dash, library: Library) -> None:
+    role = Input(control("layer", "role"), "value")
+
     @app.callback(
         Output("layer-histogram", "figure"),
         Output("layer-counts", "children"),
-        Input(control("layer", "role"), "value"),
+        role,
+        _LOOK,
         _SHOWN,
-        _SCHEME,
+        prevent_initial_call=True,
     )
-    def histogram(role: str, names: dict[str, str], look: str) -> tuple[Any, str]:
-        ours, theirs = _details(library, names)
-        found = ours.magnitudes.get(role)
-        if found is None:
-            return empty("No histogram was recorded.", dark=look == "dark"), ""
-        other = theirs.magnitudes.get(role) if theirs else None
-        return figures.histogram(found, other, dark=look == "dark"), _counted(found)
+    def histogram(role: str, look: str, names: dict[str, str]) -> tuple[Any, str]:
+        return charts.histogram(*_details(library, names), role, dark=look == "dark")
 
     @app.callback(
-        Output("layer-kurtosis", "figure"),
-        Input(control("layer", "role"), "value"),
-        _SHOWN,
-        _SCHEME,
+        Output("layer-kurtosis", "figure"), role, _LOOK, _SHOWN, prevent_initial_call=True
     )
-    def kurtosis(role: str, names: dict[str, str], look: str) -> Any:
-        ours, _ = _details(library, names)
-        values = {
-            column.key: float(series.values[-1])
-            for column, series in ours.series.items()
-            if _is_kurtosis(column) and column.role == role
-        }
-        return figures.kurtosis(values, dark=look == "dark")
+    def kurtosis(role: str, look: str, names: dict[str, str]) -> Any:
+        return charts.kurtosis(_details(library, names)[0], role, dark=look == "dark")
 
-    @app.callback(Output("layer-operands", "figure"), _SHOWN, _SCHEME)
-    def operands(names: dict[str, str], look: str) -> Any:
-        ours, _ = _details(library, names)
-        return figures.operands(*_errors(ours), dark=look == "dark")
-
-
-def _counted(found: Magnitudes) -> str:
-    counts = (("zero", found.zero), ("NaN", found.nan), ("inf", found.infinite))
-    told = ", ".join(f"{count:,} {word}" for word, count in counts if count is not None)
-    return f"step {found.step}{'; ' if told else ''}{told}"
-
-
-def _is_kurtosis(column: Column) -> bool:
-    return column.probe == "moments" and "kurtosis_" in column.key
-
-
-def _errors(detail: LayerDetail) -> tuple[dict[str, float], dict[str, float]]:
-    """SQNR of operands (``fprop.x``) and of whole tensors in a format (``nvfp4 input``)."""
-    products, tensors = {}, {}
-    for column, series in detail.series.items():
-        stem, _, end = column.key.rpartition(".")
-        if end != "sqnr_db" or column.probe not in ("operand_error", "four_bit"):
-            continue
-        value = float(series.values[-1])
-        if column.probe == "operand_error":
-            products[stem] = value
-        else:
-            tensors[f"{stem} {column.role.replace('_', ' ')}"] = value
-    return dict(sorted(products.items(), key=_by_product)), dict(sorted(tensors.items()))
-
-
-def _by_product(one: tuple[str, float]) -> tuple[int, str]:
-    product = one[0].partition(".")[0]
-    known = ("fprop", "dgrad", "wgrad")
-    return known.index(product) if product in known else len(known), one[0]
+    @app.callback(Output("layer-operands", "figure"), _LOOK, _SHOWN, prevent_initial_call=True)
+    def operands(look: str, names: dict[str, str]) -> Any:
+        return charts.operands(_details(library, names)[0], dark=look == "dark")
 
 
 def _register_series(app: Dash, library: Library) -> None:
     @app.callback(
         Output("layer-time", "figure"),
         Input(control("layer", "measure"), "value"),
+        _LOOK,
         _SHOWN,
-        _SCHEME,
+        prevent_initial_call=True,
     )
-    def over_time(name: str, names: dict[str, str], look: str) -> Any:
-        ours, theirs = _details(library, names)
-        lines = [("this run", one) for one in _named(ours, name).values()]
-        if theirs is not None:
-            lines += [("baseline", one) for one in _named(theirs, name).values()]
-        return figures.over_time(lines, name or "", dark=look == "dark")
+    def over_time(name: str, look: str, names: dict[str, str]) -> Any:
+        return charts.over_time(*_details(library, names), name, dark=look == "dark")
 
     @app.callback(
-        Output("layer-heads", "figure"), Input(control("layer", "head"), "value"), _SHOWN, _SCHEME
+        Output("layer-heads", "figure"),
+        Input(control("layer", "head"), "value"),
+        _LOOK,
+        _SHOWN,
+        prevent_initial_call=True,
     )
-    def heads(key: str, names: dict[str, str], look: str) -> Any:
-        ours, _ = _details(library, names)
-        chosen = {
-            column: series
-            for column, series in ours.series.items()
-            if _HEAD.match(column.key) and _HEAD.sub("", column.key) == key
-        }
-        return figures.heads(chosen, key or "", dark=look == "dark")
+    def heads(key: str, look: str, names: dict[str, str]) -> Any:
+        return charts.heads(_details(library, names)[0], key, dark=look == "dark")
 
 
-def _named(detail: LayerDetail, name: str | None) -> dict[Column, Series]:
-    return {
-        column: series
-        for column, series in detail.series.items()
-        if Measure.of(column).name == name
-    }
+def _register_maps(app: Dash, library: Library) -> None:
+    for role, word in WORDS.items():
+
+        @app.callback(Output(f"layer-{word}", "figure"), _LOOK, _SHOWN, prevent_initial_call=True)
+        def draw(look: str, names: dict[str, str], role: str = role) -> Any:
+            run = library.run(names["run"])
+            held = first_of(library, run, latest, names["layer"], role) if run else None
+            return pair(held[1] if held else None, dark=look == "dark")
+
+
+def _register_table(app: Dash, library: Library) -> None:
+    build_later(app, "layer-table")
+
+    @app.callback(
+        Output("layer-table", "children"),
+        Input("layer-table-wanted", "data"),
+        _SHOWN,
+        prevent_initial_call=True,
+    )
+    def build(_: bool, names: dict[str, str]) -> Any:
+        run = library.run(names["run"])
+        if run is None:
+            raise InputError(f"the run {names['run']!r} is gone; choose another one.")
+        table, detail = table_of(library, run), _details(library, names)[0]
+        rows = _rows(table, detail, names["layer"])
+        return grid("layer-all", "measures of this layer", _COLUMNS, rows=rows, height=_TABLE)
 
 
 PAGE = Page(path="/layer", title="Layer", sign="▣", layout=layout, register=register)

@@ -1,20 +1,21 @@
 """Layers: which layers stand out, in three forms that lead to the same place."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 
+from qprobe.dashboard import layer_grid
 from qprobe.dashboard.attributes import data
-from qprobe.dashboard.clientside import clientside
+from qprobe.dashboard.clientside import build_later, clientside
 from qprobe.dashboard.components import (
     card,
     chart,
     control,
     empty_state,
     grid,
+    later,
     page_title,
     select,
     several,
@@ -29,11 +30,14 @@ from qprobe.dashboard.layer_table import (
     mean_shares,
     product_noise,
 )
-from qprobe.dashboard.library import Library
-from qprobe.dashboard.measures import RECOVERY, Measure
+from qprobe.dashboard.library import Library, Run
+from qprobe.dashboard.measures import RECOVERY
 from qprobe.dashboard.numerals import plain, short
 from qprobe.dashboard.query import Query
 from qprobe.errors import InputError
+
+#: Run, measures, step and filter: what the charts, the list and the grid show.
+View: TypeAlias = dict[str, Any]
 
 _LATEST = "latest"
 #: Rows whose layers are links that the keys j and k walk through.
@@ -58,34 +62,57 @@ def layout(context: Context) -> Any:
                 ),
             ]
         )
+    view = _view(context, run, table)
+    shown = _chosen(_table_at(context.library, run.name, view), view)
     return html.Div(
         [
             page_title("Layers", "Which layers stand out. Bright is worst everywhere; a click "
                        "leads to the layer."),
-            _controls(context.query, table),
-            html.Div(id="layers-shown", className="note", role="status"),
+            _controls(context.query, table, view),
+            html.Div(_counted(shown, table), id="layers-shown", className="note", role="status"),
             card("Rank along the depth of the model",
-                 chart("fingerprint", "rank of layers within each measure", 380),
+                 chart("fingerprint", "rank of layers within each measure", 380,
+                       fingerprint(shown, dark=context.dark)),
                  note="Rank within each measure: 1 is the worst layer. × is NaN or infinite, grey "
                  "was not measured."),
             html.Div(
                 [
                     card("Blocks and modules",
                          chart("matrix", "one measure by block and module", 480)),
-                    card("The worst layers", html.Div(id="worst"),
+                    card("The worst layers",
+                         html.Div(_worst(context, run.name, shown), id="worst"),
                          note="By what they bring back alone where that was measured, then by the "
                          "share of noise in their forward product, then by their mean rank. Keys j "
                          "and k walk through them on a layer's page."),
                 ],
                 className="two",
             ),
-            card("Every layer", grid("layers", "layers", [],
-                                     height=min(520, 90 + 34 * len(table.sites)),
-                                     getRowId={"function": "params.data.name"})),
-            dcc.Store(id="layers-links"),
-            dcc.Store(id="layers-run", data=run.name),
+            card("Every layer", later("layers-table", _height(table))),
+            dcc.Store(id="layers-links", data=_links(context, run.name, shown.sites)),
+            dcc.Store(id="layers-view", data=view),
+            dcc.Store(id="layers-look"),
+            dcc.Store(id="layers-in-grid"),
         ]
     )  # fmt: skip
+
+
+def _view(context: Context, run: Run, table: LayerTable) -> View:
+    """What the address asks for."""
+    query = context.query
+    return {
+        "run": run.name,
+        "measures": query.choices("measures", [measure.name for measure in table.measures]),
+        "step": query.choice("step", _steps(table.last_step), _LATEST) or _LATEST,
+        "filter": query.text("filter"),
+    }
+
+
+def _height(table: LayerTable) -> int:
+    return min(520, 90 + 34 * len(table.sites))
+
+
+def _counted(shown: LayerTable, whole: LayerTable) -> str:
+    return f"{len(shown.sites)} of {len(whole.sites)} layers, values up to step {shown.last_step}"
 
 
 def nothing_to_show(context: Context) -> Any:
@@ -100,21 +127,22 @@ def nothing_to_show(context: Context) -> Any:
     )
 
 
-def _controls(query: Query, table: LayerTable) -> html.Div:
+def _controls(query: Query, table: LayerTable, view: View) -> html.Div:
     names = [measure.name for measure in table.measures]
-    chosen = query.choices("measures", names)
     first = table.telling()[0].name
     steps = _steps(table.last_step)
     return html.Div(
         [
             select("layers", "measure", "Measure of the matrix", names,
                    query.choice("measure", names, first)),
-            several("layers", "measures", "Measures (the most telling 12 if none)", names, chosen),
-            select("layers", "step", "Step", steps, query.choice("step", steps, _LATEST)),
+            several("layers", "measures", "Measures (the most telling 12 if none)", names,
+                    view["measures"]),
+            select("layers", "step", "Step", steps, view["step"]),
             dmc.TextInput(
                 id=control("layers", "filter"),
                 label="Layers (regex)",
-                value=query.text("filter"),
+                value=view["filter"],
+                error=compiled(view["filter"]).problem,
                 debounce=250,
                 size="sm",
                 className="control wide mono-input",
@@ -155,59 +183,17 @@ def _worst(context: Context, run: str, table: LayerTable) -> Any:
     return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=5, fz="sm")
 
 
-def _columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
-    first = {"field": "name", "headerName": "layer", "cellRenderer": "Link", "pinned": "left",
-             "width": 260, "tooltipField": "name", "cellClass": "mono"}  # fmt: skip
-    return [
-        first,
-        *(
-            {
-                "field": f"m{place}",
-                "headerName": measure.title,
-                "headerTooltip": measure.name,
-                "type": "numericColumn",
-                "width": 132,
-                "valueFormatter": {"function": "measured(params)"},
-                "cellStyle": {"function": "heat(params)"},
-                "sortingOrder": ["asc", "desc"] if measure.higher_is_better else ["desc", "asc"],
-            }
-            for place, measure in enumerate(measures)
-        ),
-    ]
-
-
-def _rows(context: Context, run: str, table: LayerTable) -> list[dict[str, Any]]:
-    shares = table.shares
-    rows = []
-    for number, site in enumerate(table.sites):
-        row: dict[str, Any] = {
-            "name": site,
-            "name_href": context.link("/layer", run=run, layer=site),
-        }
-        for place in range(len(table.measures)):
-            if not table.there[number, place]:
-                continue
-            value, share = float(table.values[number, place]), float(shares[number, place])
-            finite = abs(value) < float("inf")
-            row[f"m{place}"] = value if finite else None
-            row[f"r{place}"] = round(share, 3)
-            if not finite:
-                row[f"t{place}"] = plain(value)
-        rows.append(row)
-    return rows
-
-
-def _links(context: Context, run: str, sites: tuple[str, ...]) -> dict[str, str]:
+def _links(context: Context, run: str, sites: tuple[str, ...]) -> dict[str, Any]:
     """Where a click on a cell leads: by the label of a layer, or of its block and module."""
-    links = dict(zip(labels(sites), (_to(context, run, site) for site in sites), strict=True))
+    found = dict(zip(labels(sites), sites, strict=True))
     places = [block_and_module(site) for site in sites]
     blocks = list(dict.fromkeys(block for block, _ in places))
     modules = list(dict.fromkeys(module for _, module in places))
     down = dict(zip(blocks, labels([block or "·" for block in blocks], 40), strict=True))
     across = dict(zip(modules, labels([module or "·" for module in modules], 40), strict=True))
     for site, (block, module) in zip(sites, places, strict=True):
-        links[f"{down[block]}\n{across[module]}"] = _to(context, run, site)
-    return links
+        found[f"{down[block]}\n{across[module]}"] = site
+    return {"to": context.link("/layer", run=run), "sites": found}
 
 
 def _to(context: Context, run: str, site: str) -> str:
@@ -215,82 +201,114 @@ def _to(context: Context, run: str, site: str) -> str:
 
 
 def register(app: Dash, library: Library) -> None:
-    """The three forms follow the controls; a click leads to the layer."""
+    """The three forms follow the controls, one after another; a click leads to the layer."""
     _register_charts(app, library)
+    _register_lists(app, library)
     _register_grid(app, library)
+    build_later(app, "layers-table")
     for name in ("fingerprint", "matrix"):
         clientside(app, "open_layer", Input(name, "clickData"), State("layers-links", "data"))
 
 
-def _chosen(whole: LayerTable, names: Sequence[str] | None, pattern: str | None) -> LayerTable:
+def _chosen(whole: LayerTable, view: View) -> LayerTable:
     """The layers that match, and the measures that were named or tell most."""
-    sites = compiled(pattern).of(whole.sites)
-    return whole.only(sites, whole.named(names or []) or whole.telling())
+    sites = compiled(view["filter"]).of(whole.sites)
+    return whole.only(sites, whole.named(view["measures"]) or whole.telling())
 
 
-# Charts apart from the grid: 600 rows need not be sent again for another colour.
+# The ranks come first and tell the others what is shown: three answers at once would make each
+# of them late, and what has not changed is not asked for.
 def _register_charts(app: Dash, library: Library) -> None:
-    names = ("measures", "step", "filter")
-
     @app.callback(
         Output("fingerprint", "figure"),
-        *[Input(control("layers", name), "value") for name in names],
+        Output("layers-view", "data"),
+        Output("layers-look", "data"),
+        *[Input(control("layers", name), "value") for name in ("measures", "step", "filter")],
         Input("look", "data"),
-        Input("layers-run", "data"),
+        State("layers-view", "data"),
+        prevent_initial_call=True,
     )
-    def ranks(measures: list[str], step: str, pattern: str, look: str, run: str) -> Any:
-        table = _chosen(_table_at(library, run, step), measures, pattern)
-        return fingerprint(table, dark=look == "dark")
+    def ranks(measures: list[str], step: str, pattern: str, look: str, before: View) -> Any:
+        view = {**before, "measures": measures or [], "step": step, "filter": pattern or ""}
+        table = _chosen(_table_at(library, view["run"], view), view)
+        drawn = fingerprint(table, dark=look == "dark")
+        return drawn, no_update if view == before else view, look
 
     @app.callback(
         Output("matrix", "figure"),
         Input(control("layers", "measure"), "value"),
-        Input(control("layers", "step"), "value"),
-        Input(control("layers", "filter"), "value"),
-        Input("look", "data"),
-        Input("layers-run", "data"),
+        Input("layers-view", "data"),
+        Input("layers-look", "data"),
+        State("look", "data"),
     )
-    def one(name: str, step: str, pattern: str, look: str, run: str) -> Any:
-        whole = _table_at(library, run, step)
+    def one(name: str, view: View, _: str, look: str) -> Any:
+        whole = _table_at(library, view["run"], view)
         (measure,) = whole.named([name]) or whole.telling(1)
-        part = whole.only(compiled(pattern).of(whole.sites), [measure])
+        part = whole.only(compiled(view["filter"]).of(whole.sites), [measure])
         return matrix(part, measure, dark=look == "dark")
 
 
-def _register_grid(app: Dash, library: Library) -> None:
-    names = ("measures", "step", "filter")
-
+def _register_lists(app: Dash, library: Library) -> None:
     @app.callback(
-        Output("layers", "columnDefs"),
-        Output("layers", "rowData"),
         Output("worst", "children"),
         Output("layers-links", "data"),
         Output("layers-shown", "children"),
         Output(control("layers", "filter"), "error"),
-        *[Input(control("layers", name), "value") for name in names],
-        Input("layers-run", "data"),
+        Input("layers-view", "data"),
         State("address", "search"),
+        prevent_initial_call=True,
     )
-    def rows(
-        measures: list[str], step: str, pattern: str, run: str, search: str | None
-    ) -> tuple[Any, ...]:
-        whole = _table_at(library, run, step)
-        table = _chosen(whole, measures, pattern)
-        context = Context.of(app, library, search)
+    def lists(view: View, search: str | None) -> tuple[Any, ...]:
+        whole = _table_at(library, view["run"], view)
+        table, context = _chosen(whole, view), Context.of(app, library, search)
         return (
-            _columns(table.measures),
-            _rows(context, run, table),
-            _worst(context, run, table) if table.sites else None,
-            _links(context, run, table.sites),
-            f"{len(table.sites)} of {len(whole.sites)} layers, values up to step {whole.last_step}",
-            compiled(pattern).problem,
+            _worst(context, view["run"], table),
+            _links(context, view["run"], table.sites),
+            _counted(table, whole),
+            compiled(view["filter"]).problem,
         )
 
 
-def _table_at(library: Library, name: str, step: str) -> LayerTable:
+def _register_grid(app: Dash, library: Library) -> None:
+    def told(view: View, search: str | None) -> tuple[list[Any], list[Any]]:
+        table = _chosen(_table_at(library, view["run"], view), view)
+        context = Context.of(app, library, search)
+        return layer_grid.columns(table.measures), layer_grid.rows(context, view["run"], table)
+
+    @app.callback(
+        Output("layers-table", "children"),
+        Output("layers-in-grid", "data"),
+        Input("layers-table-wanted", "data"),
+        State("layers-view", "data"),
+        State("address", "search"),
+        prevent_initial_call=True,
+    )
+    def build(_: bool, view: View, search: str | None) -> tuple[Any, View]:
+        columns, rows = told(view, search)
+        height = _height(_table_at(library, view["run"], view))
+        made = grid("layers", "layers", columns, rows=rows, height=height,
+                    getRowId={"function": "params.data.name"})  # fmt: skip
+        return made, view
+
+    # Also when the grid has just been built: the controls may have moved on meanwhile.
+    @app.callback(
+        Input("layers-view", "data"),
+        Input("layers-in-grid", "data"),
+        State("address", "search"),
+        prevent_initial_call=True,
+    )
+    def refill(view: View, there: View | None, search: str | None) -> None:
+        if there is not None and view != there:
+            columns, rows = told(view, search)
+            set_props("layers", {"columnDefs": columns, "rowData": rows})
+            set_props("layers-in-grid", {"data": view})
+
+
+def _table_at(library: Library, name: str, view: View) -> LayerTable:
     run = library.run(name)
     if run is None:
         raise InputError(f"the run {name!r} is gone; choose another one.")
+    step = view["step"]
     return table_of(library, run, None if step == _LATEST else int(step))
 
 
