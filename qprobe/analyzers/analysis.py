@@ -21,7 +21,10 @@ from qprobe.analyzers.base import (
 from qprobe.analyzers.depth import RESUMABLE, Depth
 from qprobe.analyzers.diagnosis import ranked
 from qprobe.analyzers.observation import observe
+from qprobe.analyzers.short_run_findings import findings as short_runs
+from qprobe.analyzers.short_runs import ShortRuns
 from qprobe.analyzers.suspects import suspects, without_loss
+from qprobe.analyzers.trials import trials
 from qprobe.analyzers.verification import Verification
 from qprobe.checkpoints import Checkpoint
 from qprobe.errors import InputError
@@ -60,6 +63,8 @@ class Request:
     verify: bool = False
     #: Layers whose remedies are verified at most.
     verified: int = 5
+    #: Steps of the short runs by which remedies of a training are verified; None: no such run.
+    steps: int | None = None
 
 
 class Watcher:
@@ -98,7 +103,7 @@ class Analysis:
         analyzers, stages = self._stages(asked, left)
         if not analyzers:
             raise InputError(f"nothing is left to analyze: {_reasons(left)}.")
-        names = [*stages, *(["verification"] if self._verifies else [])]
+        names = [*stages, *self._later()]
         self._names = names
         self.watcher.stages(names)
         self._sizes()
@@ -115,6 +120,12 @@ class Analysis:
     @property
     def _verifies(self) -> bool:
         return self.request.verify and self.inputs.subject is not None
+
+    def _later(self) -> list[str]:
+        """The stages that follow from what was found."""
+        if not self._verifies:
+            return []
+        return [Verification.name, *([ShortRuns.name] if self.request.steps is not None else [])]
 
     def _stages(
         self, asked: Sequence[str], left: dict[str, str]
@@ -201,7 +212,21 @@ class Analysis:
         if beyond:
             reason = f"remedies of {', '.join(beyond)}: only the gravest {len(sites)} are tried"
             self._take(Record("", 0, "verification", "", PROBE, MISSED + reason, 1.0))
-        return verification.analyze(list(self._records.values()))
+        if self.request.steps is not None:
+            self._train(subject, (*trained, *sites), found)
+        records = list(self._records.values())
+        return [*verification.analyze(records), *short_runs(records)]
+
+    def _train(self, subject: Subject, sites: Sequence[str], found: Sequence[Finding]) -> None:
+        """A few steps with the remedy of each layer that was found guilty."""
+        records = list(self._records.values())
+        chosen = trials(sites[: self.request.verified], found, records)
+        runs = ShortRuns(chosen, self.request.steps or 0, known=records)
+        if chosen:
+            self._measure(ShortRuns.name, lambda: runs.measure(subject))
+        else:
+            reason = "no layer is suspected, so there is no remedy to train with"
+            self._take(Record("", 0, ShortRuns.name, "", PROBE, MISSED + reason, 1.0))
 
     def _sizes(self) -> None:
         """Parameters of every layer under a recipe: what a plan weighs a recovery against."""

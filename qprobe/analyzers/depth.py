@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from qprobe.analyzers.base import ANALYZERS, Analyzer
 from qprobe.analyzers.dequantization import QUICK, THOROUGH, Dequantization, Mode, Search
+from qprobe.analyzers.short_runs import ShortRuns
 from qprobe.analyzers.weights import Depth as WeightDepth
 from qprobe.analyzers.weights import WeightAnalyzer
 from qprobe.checkpoints import Checkpoint
@@ -105,4 +106,4 @@ _TUNED: Mapping[str, Callable[[Depth, Sequence[Record]], Analyzer]] = {
     Dequantization.name: _dequantization,
 }
 #: Analyzers whose records are of use although not all of them are there.
-RESUMABLE = frozenset({Dequantization.name})
+RESUMABLE = frozenset({Dequantization.name, ShortRuns.name})

@@ -12,6 +12,8 @@ from qprobe.analyzers.analysis import Inputs
 from qprobe.analyzers.base import Subject
 from qprobe.checkpoints import Checkpoint, Kind
 from qprobe.engine import reopen
+from qprobe.engine.continuation import Continuation
+from qprobe.engine.folder import LAST
 from qprobe.engine.subject import subject_of
 from qprobe.errors import InputError, QprobeError
 from qprobe.quant import convert
@@ -70,6 +72,24 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
     )
 
 
+def with_continuation(what: Given) -> Given:
+    """The same, with what a person should know of its training; refused where there is none."""
+    subject = what.inputs.subject
+    if subject is None or subject.continuation is None:
+        raise InputError(
+            f"{what.title} offers no training to go on with, which --steps needs; give a qprobe "
+            "checkpoint, or a subject with a continuation (see qprobe.analyzers.base.Continuation)."
+        )
+    training = subject.continuation
+    if not isinstance(training, Continuation) or training.resumes:
+        return what
+    note = (
+        f"{training.path.name} holds no optimizer state, so short runs begin with a new optimizer; "
+        f"{LAST} holds it"
+    )
+    return replace(what, notes=(*what.notes, note))
+
+
 def _opened(path: Path) -> Checkpoint:
     if not path.exists():
         raise InputError(f"there is no {path}; name a checkpoint or its folder.")
@@ -82,7 +102,8 @@ def _of_training(opened: Checkpoint, recipe: str | None, layers: str | None) -> 
     if recipe is None and bench.config.recipe == "bf16":
         recipe = DEFAULT
         notes += (f"trained in bf16, so judged under {DEFAULT}; choose with --recipe",)
-    subject = subject_of(bench, recipe=recipe, layers=layers)
+    training = Continuation(bench=bench, path=opened.path)
+    subject = replace(subject_of(bench, recipe=recipe, layers=layers), continuation=training)
     run = opened.metadata.get("run")
     name = subject.recipe.name
     return Given(
