@@ -3,7 +3,7 @@
 Everything here is read from records and findings, so it can be told again from the file.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qprobe.analyzers.analysis import not_measured
@@ -14,6 +14,12 @@ from qprobe.inference import Interval
 from qprobe.records import Finding, Record, Severity
 from qprobe.records.schema import CRITICAL_LOSS, Cause, severity
 
+#: What was measured at a layer, who asks for it, and what a clean answer rules out.
+_LOOKED_FOR = (
+    ("conformance", "conformance", "a wrong quantizer"),
+    ("output_error", "outliers", "outliers"),
+    ("attention_logits", "attention", "logits"),
+)
 #: Below this three decimals show nothing.
 _SMALL = 0.002
 
@@ -39,6 +45,8 @@ class Row:
     #: The same as a share of what is lost; None where nothing is surely lost.
     share: float | None
     cause: Cause
+    #: Causes that were looked for at the layer and not found, in a few words.
+    ruled_out: tuple[str, ...]
     #: What was found where no cost is known, in a few words.
     found: str
     remedy: str
@@ -147,6 +155,7 @@ def _rows(
 ) -> Iterator[Row]:
     """The layers that cost most, then those that only a statistic finds odd, the gravest first."""
     costs, gap = measured.intervals("recovery"), measured.interval("gap")
+    seen = {(one.site, one.probe) for one in records}
     high = measured.interval("score.high_precision")
     tried = recoveries(records)
     by_site: dict[str, list[Finding]] = {}
@@ -179,6 +188,7 @@ def _rows(
             cost=cost,
             share=None if cost is None or lost is None else cost.estimate / lost.estimate,
             cause=_cause(told),
+            ruled_out=tuple(_ruled_out(site, seen, by_site.get(site, []))),
             found=_found(told, places.get(site), len(screened)),
             remedy=remedy,
             verified=verified,
@@ -190,6 +200,16 @@ def _found(findings: Sequence[Finding], place: int | None, of: int) -> str:
     if place is not None:
         return f"screened {place} of {of}"
     return findings[0].claim if findings else ""
+
+
+def _ruled_out(
+    site: str, seen: Collection[tuple[str, str]], findings: Sequence[Finding]
+) -> Iterator[str]:
+    """What was measured at a layer to find a cause, and came out clean."""
+    told = {one.analyzer for one in findings}
+    for probe, analyzer, what in _LOOKED_FOR:
+        if (site, probe) in seen and analyzer not in told:
+            yield what
 
 
 def _cause(findings: Sequence[Finding]) -> Cause:
