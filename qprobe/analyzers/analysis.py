@@ -7,6 +7,7 @@ was: who has finished is not asked again, and who can use half of its records is
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 from torch import nn
@@ -17,6 +18,8 @@ from qprobe.analyzers.base import (
     Analyzer,
     CheckpointAnalyzer,
     Subject,
+    Trained,
+    TrainingsAnalyzer,
 )
 from qprobe.analyzers.depth import RESUMABLE, Depth
 from qprobe.analyzers.diagnosis import ranked
@@ -49,6 +52,8 @@ class Inputs:
 
     subject: Subject | None = None
     checkpoint: Checkpoint | None = None
+    #: Finished trainings to be compared.
+    trainings: Sequence[Trained] = ()
     #: What the analysis would need and was not given, and what would give it.
     lacking: str = "there is no data to run the model on"
 
@@ -134,26 +139,44 @@ class Analysis:
         analyzers: list[Analyzer] = []
         stages: dict[str, Callable[[], Measured]] = {}
         passive: list[Analyzer] = []
-        subject, checkpoint = self.inputs.subject, self.inputs.checkpoint
         for name in asked:
             one = depths.made(name, self.request.depth, list(self.known))
-            if isinstance(one, CheckpointAnalyzer):
-                if checkpoint is None:
-                    left[name] = "no file of weights was given"
-                    continue
-                stages[name] = _of_checkpoint(one, checkpoint)
-            elif subject is None:
-                left[name] = self.inputs.lacking
-                continue
-            elif isinstance(one, ActiveAnalyzer):
-                stages[name] = _of_subject(one, subject)
-            else:
-                passive.append(one)
-            analyzers.append(one)
+            lacking = self._lacks(one)
+            if lacking is None:
+                analyzers.append(one)
+                measure = self._measurement(one)
+                if measure is None:
+                    passive.append(one)
+                else:
+                    stages[name] = measure
+            # What is asked of several trainings is no question that one model leaves open.
+            elif not isinstance(one, TrainingsAnalyzer) or name in self.request.only:
+                left[name] = lacking
+        subject = self.inputs.subject
         if passive and subject is not None:
             reads = frozenset(chain.from_iterable(one.reads for one in passive))
             stages[OBSERVATION] = lambda: self._observed(subject, reads)
         return analyzers, stages
+
+    def _lacks(self, one: Analyzer) -> str | None:
+        """What an analyzer would need and was not given."""
+        inputs = self.inputs
+        if isinstance(one, TrainingsAnalyzer):
+            return None if inputs.trainings else "no folder of trainings was given"
+        if isinstance(one, CheckpointAnalyzer):
+            return None if inputs.checkpoint is not None else "no file of weights was given"
+        return None if inputs.subject is not None else inputs.lacking
+
+    def _measurement(self, one: Analyzer) -> Callable[[], Measured] | None:
+        """How an analyzer measures; None where it only reads what probes measured."""
+        inputs = self.inputs
+        if isinstance(one, TrainingsAnalyzer):
+            return partial(one.measure_trainings, inputs.trainings)
+        if isinstance(one, CheckpointAnalyzer) and inputs.checkpoint is not None:
+            return partial(one.measure_checkpoint, inputs.checkpoint)
+        if isinstance(one, ActiveAnalyzer) and inputs.subject is not None:
+            return partial(one.measure, inputs.subject)
+        return None
 
     def _observed(self, subject: Subject, reads: Iterable[str]) -> Measured:
         seen = observe(subject, reads)
@@ -248,14 +271,6 @@ def not_measured(records: Iterable[Record]) -> list[tuple[str, str]]:
 
 def _elements(module: nn.Module) -> int:
     return module.get_parameter("weight").numel()
-
-
-def _of_checkpoint(one: CheckpointAnalyzer, checkpoint: Checkpoint) -> Callable[[], Measured]:
-    return lambda: one.measure_checkpoint(checkpoint)
-
-
-def _of_subject(one: ActiveAnalyzer, subject: Subject) -> Callable[[], Measured]:
-    return lambda: one.measure(subject)
 
 
 def _reasons(left: Mapping[str, str]) -> str:

@@ -122,6 +122,27 @@ class CheckpointAnalyzer(Analyzer, Protocol):
         """Measure in memory bounded by one weight; what is yielded goes into the file."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The score of one finished training, greater is better."""
+
+    #: What it has in common with those that it is compared with, in words.
+    group: str
+    recipe: str
+    seed: int
+    fold: int | None
+    metric: str
+    score: float
+
+
+@runtime_checkable
+class TrainingsAnalyzer(Analyzer, Protocol):
+    """An analyzer that compares finished trainings, of which it needs no model."""
+
+    def measure_trainings(self, trainings: Sequence[Trained]) -> Iterator[Record]:
+        """What the trainings reached, as records."""
+
+
 def _checked(name: str, obj: object) -> Analyzer:
     made = obj() if isinstance(obj, type) else obj
     if not isinstance(made, Analyzer):

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from qprobe.analyzers.base import ANALYZERS, Analyzer
 from qprobe.analyzers.dequantization import QUICK, THOROUGH, Dequantization, Mode, Search
+from qprobe.analyzers.recipes import Recipes
 from qprobe.analyzers.short_runs import ShortRuns
 from qprobe.analyzers.weights import Depth as WeightDepth
 from qprobe.analyzers.weights import WeightAnalyzer
@@ -101,9 +102,14 @@ def _dequantization(depth: Depth, known: Sequence[Record]) -> Analyzer:
     return Dequantization(_SEARCHES[depth], known=known)
 
 
+def _recipes(_: Depth, __: Sequence[Record]) -> Analyzer:
+    return Recipes()
+
+
 _TUNED: Mapping[str, Callable[[Depth, Sequence[Record]], Analyzer]] = {
     WeightAnalyzer.name: _weights,
     Dequantization.name: _dequantization,
+    Recipes.name: _recipes,
 }
 #: Analyzers whose records are of use although not all of them are there.
 RESUMABLE = frozenset({Dequantization.name, ShortRuns.name})

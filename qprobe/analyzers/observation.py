@@ -29,6 +29,8 @@ from qprobe.sites import discover, trace
 
 #: What the name of a probe ends in where the model was in high precision.
 CONTROL = ".high_precision"
+#: Why a probe has nothing to look at.
+NO_SITE = "the model has no such site"
 #: The session's own numbers, which are about itself and not about the model.
 _SESSION = frozenset({"session", "training"})
 
@@ -142,9 +144,7 @@ def _with_a_site(
     traced = trace(model, **example) if isinstance(example, Mapping) else trace(model, *example)
     sites = [*discover(model), *traced.sites]
     there = [probe for probe in probes if any(probe.selects(site) for site in sites)]
-    absent = tuple(
-        f"{probe.name}: the model has no such site" for probe in probes if probe not in there
-    )
+    absent = tuple(f"{probe.name}: {NO_SITE}" for probe in probes if probe not in there)
     return there, absent
 
 

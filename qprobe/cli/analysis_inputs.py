@@ -11,6 +11,7 @@ from qprobe import checkpoints
 from qprobe.analyzers.analysis import Inputs
 from qprobe.analyzers.base import Subject
 from qprobe.checkpoints import Checkpoint, Kind
+from qprobe.cli.analysis_trainings import holds_trainings, trainings_of
 from qprobe.engine import reopen
 from qprobe.engine.continuation import Continuation
 from qprobe.engine.folder import LAST
@@ -48,6 +49,8 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
         named(recipe)  # an unknown name is told before anything is loaded
     if layers not in (None, "mid", "all"):
         raise InputError(f"--layers is 'mid' or 'all', got {layers!r}.")
+    if path is not None and subject is None and holds_trainings(path):
+        return _of_trainings(path, recipe or layers)
     opened = None if path is None else _opened(path)
     if subject is not None:
         return _of_subject(subject, opened, recipe, layers)
@@ -69,6 +72,26 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
         source=opened.sha256,
         place=opened.path.with_name(f"{opened.path.stem}-weights"),
         notes=opened.notes,
+    )
+
+
+def _of_trainings(folder: Path, option: str | None) -> Given:
+    """The recipes of a folder of trainings."""
+    if option is not None:
+        raise InputError(
+            f"{folder} holds trainings, so {option!r} cannot be applied; name the best.pt of one."
+        )
+    trainings, notes = trainings_of(folder)
+    return Given(
+        inputs=Inputs(
+            trainings=trainings, lacking="a folder of trainings; name the best.pt of one of them"
+        ),
+        title=folder.name or str(folder),
+        recipe=None,
+        layers=None,
+        source=None,
+        place=folder / "recipes",
+        notes=notes,
     )
 
 

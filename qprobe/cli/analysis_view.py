@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from qprobe.analyzers.analysis import not_measured
 from qprobe.analyzers.dequantization.emit import Measured
+from qprobe.analyzers.observation import NO_SITE
+from qprobe.analyzers.recipes import PROBE as RECIPES
+from qprobe.analyzers.short_run_findings import PROBE as SHORT_RUN
 from qprobe.analyzers.suspects import of_training
 from qprobe.analyzers.verification_findings import HIGH, best, recoveries
 from qprobe.inference import Interval
@@ -72,7 +75,10 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
     rows = tuple(_rows(measured, records, findings))
     if gap is None or high is None:
         problem = any(one.severity.reaches(Severity.WARN) for one in findings)
-        verdict = _of_weights(about, records, findings)
+        compared = [one for one in findings if one.analyzer == RECIPES]
+        verdict = (
+            _of_recipes(about, compared) if compared else _of_weights(about, records, findings)
+        )
     else:
         problem = _loses(gap, high)
         verdict = _of_score(about, (gap, high), rows, problem)
@@ -89,7 +95,11 @@ def _missed(records: Sequence[Record]) -> Iterator[str]:
     """What was not measured, those together that have the same reason."""
     reasons: dict[str, list[str]] = {}
     for site, reason in not_measured(records):
-        reasons.setdefault(reason, []).append(site)
+        name, _, why = reason.rpartition(": ")
+        if why == NO_SITE:  # what a model has not is not missed one by one
+            reasons.setdefault(why, []).append(name)
+        else:
+            reasons.setdefault(reason, []).append(site)
     for reason, sites in reasons.items():
         yield f"{', '.join(sites)}: {reason}"
 
@@ -111,6 +121,16 @@ def _of_score(
     if told.cost is not None and told.cost.low <= 0.0:
         return f"{cost}; no single layer surely recovers any of it."
     return f"{cost}; {told.site} alone is {told.share:.0%} of it."
+
+
+def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:
+    worse = [one for one in findings if one.severity.reaches(Severity.WARN)]
+    what = (
+        f"{len(findings)} comparison{'s' if len(findings) > 1 else ''} of recipes in {about.title}"
+    )
+    if not worse:
+        return f"No problem found in {what}."
+    return f"{len(worse)} of {what} surely lose score: {worse[0].claim}."
 
 
 def _of_weights(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> str:
@@ -179,7 +199,8 @@ def _rows(
         cost = costs.get(site)
         if cost is not None:  # what the score sees; the backward products are told apart
             told = [one for one in told if not of_training(one)]
-        if not told and site not in places and (cost is None or cost.low <= 0.0):
+        grave_enough = told and (cost is None or told[0].severity is not Severity.INFO)
+        if not grave_enough and site not in places and (cost is None or cost.low <= 0.0):
             continue
         remedy, verified = _remedy(told, tried.get(site, {}), costed=cost is not None)
         yield Row(
@@ -239,6 +260,7 @@ def _remedy(
 
 
 def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> Iterator[str]:
+    yield from (f"{one.claim}." for one in findings if one.analyzer in (RECIPES, SHORT_RUN))
     gap, high = measured.interval("gap"), measured.interval("score.high_precision")
     if gap and high and not problem and gap.high >= CRITICAL_LOSS * abs(high.estimate):
         yield (
