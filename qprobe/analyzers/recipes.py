@@ -102,7 +102,9 @@ def _severity(effect: Effect, base: Mean) -> Severity:
 
 def _remedy(effect: Effect) -> str:
     if effect.verdict is Verdict.TOO_FEW_PAIRS:
-        return "train more seeds: five recipes need nine pairs for the test to be able to answer"
+        return (
+            "train more seeds: one recipe needs six pairs for the test to answer, four need eight"
+        )
     if effect.verdict is Verdict.WORSE:
         return "qprobe analyze on the best.pt of one of its trainings names the layer"
     return "nothing to do"
