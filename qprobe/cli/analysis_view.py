@@ -81,7 +81,8 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
         )
     else:
         problem = _loses(gap, high)
-        verdict = _of_score(about, (gap, high), rows, problem)
+        measures = bool(measured.intervals("recovery"))
+        verdict = _of_score(about, (gap, high), rows if problem else None, measures)
     return View(
         problem=problem,
         verdict=verdict,
@@ -105,20 +106,24 @@ def _missed(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _of_score(
-    about: Subtitle, scores: tuple[Interval, Interval], rows: Sequence[Row], problem: bool
+    about: Subtitle,
+    scores: tuple[Interval, Interval],
+    rows: Sequence[Row] | None,
+    measures: bool,
 ) -> str:
+    """The verdict of a measured score; ``rows`` of a problem, ``measures``: layers have a cost."""
     gap, high = scores
     name = (about.score or "score").upper() if about.score == "auprc" else about.score or "score"
     whole = number(high.estimate)
     cost = f"{about.recipe} costs {number(gap.estimate)} {name} {limits(gap)} of {whole}"
     if gap.high < 0.0:
         return f"No problem found: {about.recipe} scores {number(-gap.estimate)} {name} better."
-    if not problem:
+    if rows is None:
         return f"No problem found: {cost}."
-    told = next((row for row in rows if row.share is not None), None)
-    if told is None or told.share is None:
+    if not measures:
         return f"{cost}; which layers cost it was not measured."
-    if told.cost is not None and told.cost.low <= 0.0:
+    told = next((row for row in rows if row.share is not None), None)
+    if told is None or told.share is None or (told.cost is not None and told.cost.low <= 0.0):
         return f"{cost}; no single layer surely recovers any of it."
     return f"{cost}; {told.site} alone is {told.share:.0%} of it."
 

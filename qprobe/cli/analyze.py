@@ -218,7 +218,8 @@ def _report(
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     parts = (what.title, what.recipe, what.layers and f"layers {what.layers}", *what.notes)
-    console.print(analysis_report.render(seen, ", ".join(filter(None, parts)), file))
+    whole = analysis_report.render(seen, ", ".join(filter(None, parts)), file)
+    console.print(whole, crop=False)  # commands are copied: a narrow terminal must not cut them
     for one in worse:
         line = f"Worse than the baseline: {one.claim} [{one.low:.3g}, {one.high:.3g}]"
         console.print(Text(line, style="bold red"))
