@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from qprobe.analyzers import conformance
 from qprobe.analyzers.remedies import TRANSFORMS
-from qprobe.analyzers.verification_findings import HIGH, LOST, best, intervals, recoveries
+from qprobe.analyzers.verification_findings import HIGH, LOST, intervals, recoveries
 from qprobe.inference import Interval
 from qprobe.records.schema import Finding, Record, Severity
 
@@ -60,5 +60,10 @@ def _least(site: str, records: Sequence[Record]) -> str | None:
 
 
 def _most(remedies: Mapping[str, Interval]) -> str | None:
-    chosen = best({name: one for name, one in remedies.items() if name not in TRANSFORMS})
-    return None if chosen is None else chosen[0]
+    """The recipe that recovered most, sure or not: the short run is to decide."""
+    gains = {
+        name: one.estimate
+        for name, one in remedies.items()
+        if one.estimate > 0.0 and name != HIGH and name not in TRANSFORMS
+    }
+    return max(gains, key=lambda name: gains[name], default=None)

@@ -50,7 +50,9 @@ def test_a_forward_product_is_tried_under_the_recipe_that_recovers_most():
     assert trials(["fc"], [], records)[0] == Trial(site="fc", remedy="int4-adaptive")
 
 
-@pytest.mark.parametrize("records", [[], recovered("fc", bf16=0.9, x=0.05), lost("fc", "a", own=1)])
+@pytest.mark.parametrize(
+    "records", [[], recovered("fc", bf16=0.9, x=-0.05), lost("fc", "a", own=1)]
+)
 def test_without_a_candidate_only_the_control_runs(records):
     assert trials(["fc"], [], records) == [Trial(site="fc", remedy="bf16")]
 
