@@ -105,6 +105,9 @@ class Analysis:
     def run(self) -> list[Finding]:
         """Ask everyone, and write and return what was found, the gravest first."""
         asked, left = depths.chosen(self.request.depth, self.request.only, self.request.skip)
+        for name, reason in left.items():  # no option gives what an analyzer has nothing to ask of
+            if reason not in depths.AS_ASKED:
+                left[name] = self._lacks(depths.made(name, self.request.depth, ())) or reason
         analyzers, stages = self._stages(asked, left)
         if not analyzers:
             raise InputError(f"nothing is left to analyze: {_reasons(left)}.")

@@ -28,6 +28,9 @@ class Depth(StrEnum):
     """All layers, and nothing beyond."""
 
 
+#: Why analyzers are left out that nobody asked for.
+NOT_AMONG, SKIPPED = "not among --only", "skipped as asked"
+AS_ASKED = frozenset({NOT_AMONG, SKIPPED})
 #: What takes minutes and answers no question that everybody has.
 SLOW = frozenset({"curvature"})
 _SEARCHES = {
@@ -51,9 +54,9 @@ def chosen(
     asked, left = [], {}
     for name in names:
         if only and name not in only:
-            left[name] = "not among --only"
+            left[name] = NOT_AMONG
         elif name in skip:
-            left[name] = "skipped as asked"
+            left[name] = SKIPPED
         elif not only and name in SLOW and depth is not Depth.THOROUGH:
             left[name] = "takes minutes: ask with --thorough or --only " + name
         elif not only and depth is Depth.QUICK and name not in _TUNED:

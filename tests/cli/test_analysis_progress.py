@@ -55,3 +55,11 @@ def test_short_runs_are_counted_by_their_steps(bar):
         assert completed(bar) == 1.0 + step / 8
     bar.seen(record("loss.as it is", "short_run"))  # a rehearsal more than announced
     assert completed(bar) == 2.0
+
+
+def test_weights_are_counted(bar):
+    bar.stage("dequantization")
+    bar.seen(Record("", 0, "", "weight", "weights", "weights", 4.0))
+    for number, site in enumerate(["a", "a", "b", "c", "d"], start=1):
+        bar.seen(record("kurtosis", "weights", site))
+        assert completed(bar) == pytest.approx(max(1, number - 1) / 4)

@@ -213,6 +213,7 @@ def test_records_say_what_was_not_judged(opened, generator):
     records = ANALYZER.measure_checkpoint(opened(healthy(generator)), Depth.QUICK)
     counts = {r.key: r.value for r in records if r.site == ""}
     assert counts == {
+        "weights": 13.0,
         "weights_product": 6.0,
         "weights_embedding": 1.0,
         "weights_narrow": 2.0,
