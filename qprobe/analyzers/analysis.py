@@ -7,6 +7,7 @@ was: who has finished is not asked again, and who can use half of its records is
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 from torch import nn
@@ -17,11 +18,16 @@ from qprobe.analyzers.base import (
     Analyzer,
     CheckpointAnalyzer,
     Subject,
+    Trained,
+    TrainingsAnalyzer,
 )
 from qprobe.analyzers.depth import RESUMABLE, Depth
 from qprobe.analyzers.diagnosis import ranked
 from qprobe.analyzers.observation import observe
+from qprobe.analyzers.short_run_findings import findings as short_runs
+from qprobe.analyzers.short_runs import ShortRuns
 from qprobe.analyzers.suspects import suspects, without_loss
+from qprobe.analyzers.trials import trials
 from qprobe.analyzers.verification import Verification
 from qprobe.checkpoints import Checkpoint
 from qprobe.errors import InputError
@@ -46,6 +52,8 @@ class Inputs:
 
     subject: Subject | None = None
     checkpoint: Checkpoint | None = None
+    #: Finished trainings to be compared.
+    trainings: Sequence[Trained] = ()
     #: What the analysis would need and was not given, and what would give it.
     lacking: str = "there is no data to run the model on"
 
@@ -60,6 +68,8 @@ class Request:
     verify: bool = False
     #: Layers whose remedies are verified at most.
     verified: int = 5
+    #: Steps of the short runs by which remedies of a training are verified; None: no such run.
+    steps: int | None = None
 
 
 class Watcher:
@@ -95,10 +105,13 @@ class Analysis:
     def run(self) -> list[Finding]:
         """Ask everyone, and write and return what was found, the gravest first."""
         asked, left = depths.chosen(self.request.depth, self.request.only, self.request.skip)
+        for name, reason in left.items():  # no option gives what an analyzer has nothing to ask of
+            if reason not in depths.AS_ASKED:
+                left[name] = self._lacks(depths.made(name, self.request.depth, ())) or reason
         analyzers, stages = self._stages(asked, left)
         if not analyzers:
             raise InputError(f"nothing is left to analyze: {_reasons(left)}.")
-        names = [*stages, *(["verification"] if self._verifies else [])]
+        names = [*stages, *self._later()]
         self._names = names
         self.watcher.stages(names)
         self._sizes()
@@ -116,6 +129,12 @@ class Analysis:
     def _verifies(self) -> bool:
         return self.request.verify and self.inputs.subject is not None
 
+    def _later(self) -> list[str]:
+        """The stages that follow from what was found."""
+        if not self._verifies:
+            return []
+        return [Verification.name, *([ShortRuns.name] if self.request.steps is not None else [])]
+
     def _stages(
         self, asked: Sequence[str], left: dict[str, str]
     ) -> tuple[list[Analyzer], dict[str, Callable[[], Measured]]]:
@@ -123,26 +142,44 @@ class Analysis:
         analyzers: list[Analyzer] = []
         stages: dict[str, Callable[[], Measured]] = {}
         passive: list[Analyzer] = []
-        subject, checkpoint = self.inputs.subject, self.inputs.checkpoint
         for name in asked:
             one = depths.made(name, self.request.depth, list(self.known))
-            if isinstance(one, CheckpointAnalyzer):
-                if checkpoint is None:
-                    left[name] = "no file of weights was given"
-                    continue
-                stages[name] = _of_checkpoint(one, checkpoint)
-            elif subject is None:
-                left[name] = self.inputs.lacking
-                continue
-            elif isinstance(one, ActiveAnalyzer):
-                stages[name] = _of_subject(one, subject)
-            else:
-                passive.append(one)
-            analyzers.append(one)
+            lacking = self._lacks(one)
+            if lacking is None:
+                analyzers.append(one)
+                measure = self._measurement(one)
+                if measure is None:
+                    passive.append(one)
+                else:
+                    stages[name] = measure
+            # What is asked of several trainings is no question that one model leaves open.
+            elif not isinstance(one, TrainingsAnalyzer) or name in self.request.only:
+                left[name] = lacking
+        subject = self.inputs.subject
         if passive and subject is not None:
             reads = frozenset(chain.from_iterable(one.reads for one in passive))
             stages[OBSERVATION] = lambda: self._observed(subject, reads)
         return analyzers, stages
+
+    def _lacks(self, one: Analyzer) -> str | None:
+        """What an analyzer would need and was not given."""
+        inputs = self.inputs
+        if isinstance(one, TrainingsAnalyzer):
+            return None if inputs.trainings else "no folder of trainings was given"
+        if isinstance(one, CheckpointAnalyzer):
+            return None if inputs.checkpoint is not None else "no file of weights was given"
+        return None if inputs.subject is not None else inputs.lacking
+
+    def _measurement(self, one: Analyzer) -> Callable[[], Measured] | None:
+        """How an analyzer measures; None where it only reads what probes measured."""
+        inputs = self.inputs
+        if isinstance(one, TrainingsAnalyzer):
+            return partial(one.measure_trainings, inputs.trainings)
+        if isinstance(one, CheckpointAnalyzer) and inputs.checkpoint is not None:
+            return partial(one.measure_checkpoint, inputs.checkpoint)
+        if isinstance(one, ActiveAnalyzer) and inputs.subject is not None:
+            return partial(one.measure, inputs.subject)
+        return None
 
     def _observed(self, subject: Subject, reads: Iterable[str]) -> Measured:
         seen = observe(subject, reads)
@@ -201,7 +238,21 @@ class Analysis:
         if beyond:
             reason = f"remedies of {', '.join(beyond)}: only the gravest {len(sites)} are tried"
             self._take(Record("", 0, "verification", "", PROBE, MISSED + reason, 1.0))
-        return verification.analyze(list(self._records.values()))
+        if self.request.steps is not None:
+            self._train(subject, (*trained, *sites), found)
+        records = list(self._records.values())
+        return [*verification.analyze(records), *short_runs(records)]
+
+    def _train(self, subject: Subject, sites: Sequence[str], found: Sequence[Finding]) -> None:
+        """A few steps with the remedy of each layer that was found guilty."""
+        records = list(self._records.values())
+        chosen = trials(sites[: self.request.verified], found, records)
+        runs = ShortRuns(chosen, self.request.steps or 0, known=records)
+        if chosen:
+            self._measure(ShortRuns.name, lambda: runs.measure(subject))
+        else:
+            reason = "no layer is suspected, so there is no remedy to train with"
+            self._take(Record("", 0, ShortRuns.name, "", PROBE, MISSED + reason, 1.0))
 
     def _sizes(self) -> None:
         """Parameters of every layer under a recipe: what a plan weighs a recovery against."""
@@ -223,14 +274,6 @@ def not_measured(records: Iterable[Record]) -> list[tuple[str, str]]:
 
 def _elements(module: nn.Module) -> int:
     return module.get_parameter("weight").numel()
-
-
-def _of_checkpoint(one: CheckpointAnalyzer, checkpoint: Checkpoint) -> Callable[[], Measured]:
-    return lambda: one.measure_checkpoint(checkpoint)
-
-
-def _of_subject(one: ActiveAnalyzer, subject: Subject) -> Callable[[], Measured]:
-    return lambda: one.measure(subject)
 
 
 def _reasons(left: Mapping[str, str]) -> str:

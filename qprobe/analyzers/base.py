@@ -36,6 +36,30 @@ class Score(Protocol):
         """Scores ``[draws]`` of sums ``[draws, ...]``, masked where undefined."""
 
 
+class Continuation(Protocol):
+    """A training that can be gone on with from the weights under analysis.
+
+    A generator function does, such as::
+
+        def continuation(model, steps):
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+            for x, y in batches_in_one_order():
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                yield loss.item()
+    """
+
+    def __call__(self, model: nn.Module, steps: int) -> Iterator[float]:
+        """Take ``steps`` optimizer steps with ``model`` as it stands; yield the loss of each.
+
+        Every call begins anew: the same batches of training data in the same order, the optimizer
+        in the same state. The model comes in training mode with the weights to begin with, and
+        PyTorch's random numbers are seeded; other random numbers are not.
+        """
+
+
 def _first(model: nn.Module, batch: Any) -> Tensor:
     output: Tensor = model(batch[0])
     return output
@@ -60,6 +84,8 @@ class Subject:
     forward: Callable[[nn.Module, Any], Tensor] = _first
     #: Who each sample of a batch belongs to, such as a patient; None: each to itself.
     groups: Callable[[Any], Sequence[str]] | None = None
+    #: Goes on with the training, for remedies that only a training can verify; None: there is none.
+    continuation: Continuation | None = None
     #: What it is called in reports.
     name: str = "model"
 
@@ -94,6 +120,27 @@ class CheckpointAnalyzer(Analyzer, Protocol):
 
     def measure_checkpoint(self, checkpoint: Checkpoint) -> Iterator[Record | Array]:
         """Measure in memory bounded by one weight; what is yielded goes into the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The score of one finished training, greater is better."""
+
+    #: What it has in common with those that it is compared with, in words.
+    group: str
+    recipe: str
+    seed: int
+    fold: int | None
+    metric: str
+    score: float
+
+
+@runtime_checkable
+class TrainingsAnalyzer(Analyzer, Protocol):
+    """An analyzer that compares finished trainings, of which it needs no model."""
+
+    def measure_trainings(self, trainings: Sequence[Trained]) -> Iterator[Record]:
+        """What the trainings reached, as records."""
 
 
 def _checked(name: str, obj: object) -> Analyzer:

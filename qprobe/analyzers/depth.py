@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from qprobe.analyzers.base import ANALYZERS, Analyzer
 from qprobe.analyzers.dequantization import QUICK, THOROUGH, Dequantization, Mode, Search
+from qprobe.analyzers.recipes import Recipes
+from qprobe.analyzers.short_runs import ShortRuns
 from qprobe.analyzers.weights import Depth as WeightDepth
 from qprobe.analyzers.weights import WeightAnalyzer
 from qprobe.checkpoints import Checkpoint
@@ -26,6 +28,9 @@ class Depth(StrEnum):
     """All layers, and nothing beyond."""
 
 
+#: Why analyzers are left out that nobody asked for.
+NOT_AMONG, SKIPPED = "not among --only", "skipped as asked"
+AS_ASKED = frozenset({NOT_AMONG, SKIPPED})
 #: What takes minutes and answers no question that everybody has.
 SLOW = frozenset({"curvature"})
 _SEARCHES = {
@@ -49,9 +54,9 @@ def chosen(
     asked, left = [], {}
     for name in names:
         if only and name not in only:
-            left[name] = "not among --only"
+            left[name] = NOT_AMONG
         elif name in skip:
-            left[name] = "skipped as asked"
+            left[name] = SKIPPED
         elif not only and name in SLOW and depth is not Depth.THOROUGH:
             left[name] = "takes minutes: ask with --thorough or --only " + name
         elif not only and depth is Depth.QUICK and name not in _TUNED:
@@ -100,9 +105,14 @@ def _dequantization(depth: Depth, known: Sequence[Record]) -> Analyzer:
     return Dequantization(_SEARCHES[depth], known=known)
 
 
+def _recipes(_: Depth, __: Sequence[Record]) -> Analyzer:
+    return Recipes()
+
+
 _TUNED: Mapping[str, Callable[[Depth, Sequence[Record]], Analyzer]] = {
     WeightAnalyzer.name: _weights,
     Dequantization.name: _dequantization,
+    Recipes.name: _recipes,
 }
 #: Analyzers whose records are of use although not all of them are there.
-RESUMABLE = frozenset({Dequantization.name})
+RESUMABLE = frozenset({Dequantization.name, ShortRuns.name})

@@ -16,6 +16,7 @@ _COSTS, _SCORE = "dequantization", "score"
 _LIMITS = {
     outliers.CHANNELS: 7.0,
     outliers.TOKENS: 8.0,
+    outliers.RANGE: outliers.A_BIT,
     attention.NATS: attention.FELT_OFFSET,
     fusion.UNIT: fusion.CONCATENATED,
     gradients.UNIT: gradients.BIASED,
@@ -98,7 +99,12 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     measured = any(one.analyzer == _COSTS and one.unit == _SCORE for one in findings)
     proven = {site for one in findings if _is_proof(one) for site in one.sites}
     # A gradient is lost where an operand is odd: the oddity is the cause, the loss what it does.
-    odd = {site for one in findings if one.analyzer == outliers.NAME for site in one.sites}
+    odd = {
+        site
+        for one in findings
+        if one.analyzer == outliers.NAME and one.severity.reaches(Severity.WARN)
+        for site in one.sites
+    }
     causes = [one for one in findings if one not in costs.values()]
     judged = [
         _judged(_explained(one, proven, odd), costs, measured=measured) for one in _merged(causes)

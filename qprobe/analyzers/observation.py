@@ -29,6 +29,8 @@ from qprobe.sites import discover, trace
 
 #: What the name of a probe ends in where the model was in high precision.
 CONTROL = ".high_precision"
+#: Why a probe has nothing to look at.
+NO_SITE = "the model has no such site"
 #: The session's own numbers, which are about itself and not about the model.
 _SESSION = frozenset({"session", "training"})
 
@@ -142,9 +144,7 @@ def _with_a_site(
     traced = trace(model, **example) if isinstance(example, Mapping) else trace(model, *example)
     sites = [*discover(model), *traced.sites]
     there = [probe for probe in probes if any(probe.selects(site) for site in sites)]
-    absent = tuple(
-        f"{probe.name}: the model has no such site" for probe in probes if probe not in there
-    )
+    absent = tuple(f"{probe.name}: {NO_SITE}" for probe in probes if probe not in there)
     return there, absent
 
 
@@ -194,7 +194,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
-        for generator in _generators(model):
+        for generator in generators(model):
             stack.callback(generator.set_state, generator.get_state())
         stack.callback(_put_back, modes, gradients, buffers)
         stack.enter_context(torch.enable_grad())
@@ -218,7 +218,8 @@ def _put_back(
             buffer.copy_(value)
 
 
-def _generators(model: nn.Module) -> list[torch.Generator]:
+def generators(model: nn.Module) -> list[torch.Generator]:
+    """The generators that layers under a recipe draw from, each once."""
     setups = (getattr(module, "setup", None) for module in model.modules())
     found = [one.generator for one in setups if isinstance(one, Setup)]
     return list({id(one): one for one in found if one is not None}.values())

@@ -1,10 +1,15 @@
-"""Which granularity does each layer need, and are there outliers that make it need one?"""
+"""Which granularity does each layer need, and are there outliers that make it need one?
+
+Two questions of one layer. An *outlier* is a channel, token or voxel that is out of line: evidence
+by itself. A *range* is what one scale has to span: where finer scales would be worth a bit, that is
+no defect by itself, since the model may not mind, but it is the cause where the layer costs score.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qprobe.analyzers.measured import Measured
-from qprobe.probes.output_error import INTENDED, ROTATED, SMOOTHED, W_HIGH, X_HIGH
+from qprobe.probes.output_error import AS_IT_IS, INTENDED, ROTATED, SMOOTHED, W_HIGH, X_HIGH
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity, severity
 
 NAME = "outliers"
@@ -77,6 +82,17 @@ _REMEDIES = {
     X_HIGH: "keep its input in high precision",
     W_HIGH: "keep its weight in high precision",
 }
+#: Of one scale for a whole input, by what finer scales explain the noise: the first that is enough.
+_FINER = {
+    "x_channel": Cause.CHANNEL_OUTLIER,
+    "x_token": Cause.SPATIAL_OUTLIER,
+    "x_voxel": Cause.SPATIAL_OUTLIER,
+}
+#: A step half as large is a bit more, and leaves a quarter of the noise.
+A_BIT = 4.0
+#: What a layer adds to the noise that its recipe intends is not explained by scales.
+_OWN_NOISE = 1.5
+RANGE = "times the noise with finer scales"
 _GRANULARITIES = tuple(way for way in _REMEDIES if way not in (X_HIGH, W_HIGH))
 #: A granularity is recommended from this cut of the noise; else the operand stays as it was.
 _WORTHWHILE = 1.5
@@ -96,11 +112,12 @@ class Outliers:
         """One finding a layer and kind of outlier."""
         moments, errors = Measured(records, MOMENTS), Measured(records, ERROR)
         noise = {place.site: errors.at(place) for place in errors.places()}
-        return [
-            _finding(site, found)
-            for site, values in noise.items()
-            for found in _found(site, moments, values)
-        ]
+        found: list[Finding] = []
+        for site, values in noise.items():
+            outliers = [_finding(site, one) for one in _found(site, moments, values)]
+            odd = any(Role.INPUT in one.roles for one in outliers)
+            found += [*outliers, *(() if odd else _range(site, moments, values))]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +132,7 @@ class _Outlier:
 
 
 def _found(site: str, moments: Measured, values: Mapping[str, float]) -> Iterator[_Outlier]:
-    shares = {
-        key.removesuffix(".noise_share"): value
-        for key, value in values.items()
-        if key.endswith(".noise_share")
-    }
+    shares = _shares(values)
     if INTENDED not in shares:
         return
     sizes = {kind: _size(site, moments, kind) for kind in KINDS}
@@ -135,6 +148,58 @@ def _found(site: str, moments: Measured, values: Mapping[str, float]) -> Iterato
             continue
         way, left = _remedy(shares, kind.role)
         yield _Outlier(kind=kind, size=size, n=int(n), noise=shares[INTENDED], way=way, left=left)
+
+
+def _shares(values: Mapping[str, float]) -> dict[str, float]:
+    """Noise over the output's energy, of each way to quantize the layer."""
+    ending = ".noise_share"
+    return {k.removesuffix(ending): v for k, v in values.items() if k.endswith(ending)}
+
+
+def _range(site: str, moments: Measured, values: Mapping[str, float]) -> Iterator[Finding]:
+    """Finer scales of the input would be worth a bit and more: few values set the scale of all."""
+    shares = _shares(values)
+    largest, usual = (moments.value(site, Role.INPUT, key) for key in ("absmax", "std"))
+    n = moments.value(site, Role.INPUT, "n")
+    needed = {INTENDED, AS_IT_IS, X_HIGH} <= shares.keys()
+    if not needed or largest is None or not usual or n is None:
+        return
+    noise = shares[INTENDED]
+    if not noise or shares[AS_IT_IS] > _OWN_NOISE * noise or shares[X_HIGH] * A_BIT > noise:
+        return
+    way = next((way for way in _FINER if shares.get(way, noise) * A_BIT <= noise), None)
+    if way is None or not shares[way]:
+        return
+    cut = noise / shares[way]
+    yield Finding(
+        analyzer=NAME,
+        claim=(
+            f"few values set the scale of the whole input at {site}: the largest is "
+            f"{largest / usual:.3g} standard deviations{_apart(site, moments)}; quantization puts "
+            f"noise of {noise:.2%} into the output's energy, {shares[way]:.2%} with a scale a "
+            f"{way.removeprefix('x_')}, {shares[X_HIGH]:.2%} with the input in high precision"
+        ),
+        cause=_FINER[way],
+        severity=Severity.INFO,
+        sites=(site,),
+        roles=(Role.INPUT,),
+        effect=cut,
+        unit=RANGE,
+        low=cut,
+        high=cut,
+        n=int(n),
+        control=CONTROL,
+        remedy=_REMEDIES[way],
+        reference="docs/concepts/diagnosis.md, ranges",
+    )
+
+
+def _apart(site: str, moments: Measured) -> str:
+    """How far the largest channel is above the median one, in words."""
+    most, median = (
+        moments.value(site, Role.INPUT, f"channel_absmax_{which}") for which in ("max", "median")
+    )
+    return "" if most is None or not median else f", {most / median:.3g} times the median channel's"
 
 
 def _size(site: str, moments: Measured, kind: Kind) -> float | None:

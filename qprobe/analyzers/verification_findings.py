@@ -23,7 +23,7 @@ Recoveries = dict[str, dict[str, Interval]]
 
 def recoveries(records: Sequence[Record]) -> Recoveries:
     """What each remedy gains at each layer: ``{layer: {remedy: interval}}``, the best first."""
-    found = _intervals(records, RECOVERY)
+    found = intervals(records, RECOVERY)
     return {
         site: dict(sorted(names.items(), key=lambda one: -one[1].estimate))
         for (site, _), names in found.items()
@@ -39,11 +39,11 @@ def best(remedies: Mapping[str, Interval]) -> tuple[str, Interval] | None:
 
 def findings(records: Sequence[Record]) -> list[Finding]:
     """One finding for each layer, and one for what does not help there."""
-    base = _intervals(records, "score.quantized").get(("", ""), {}).get("")
+    base = intervals(records, "score.quantized").get(("", ""), {}).get("")
     found = []
     for site, remedies in recoveries(records).items():
         found += [*_of_site(site, remedies, base)]
-    for (site, role), rules in _intervals(records, LOST).items():
+    for (site, role), rules in intervals(records, LOST).items():
         found += [*_of_product(site, role, rules)]
     return found
 
@@ -133,13 +133,13 @@ def _finding(site: str, gain: Interval, **facts: object) -> Finding:
     return Finding(**(filled | facts))  # type: ignore[arg-type]
 
 
-def _intervals(
-    records: Sequence[Record], prefix: str
+def intervals(
+    records: Sequence[Record], prefix: str, probe: str = PROBE
 ) -> dict[tuple[str, str], dict[str, Interval]]:
     """Complete intervals whose key begins so, by site and role and by what follows."""
     parts: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(dict)
     for one in records:
-        if one.probe == PROBE and one.key.startswith(prefix):
+        if one.probe == probe and one.key.startswith(prefix):
             name, _, part = one.key.removeprefix(prefix).rpartition(".")
             if part not in ("low", "high", "n"):
                 name, part = one.key.removeprefix(prefix), "estimate"

@@ -3,7 +3,7 @@
 from qprobe.checkpoints.checkpoint import Checkpoint, Kind
 from qprobe.checkpoints.layouts import Weight
 from qprobe.checkpoints.loading import load_into
-from qprobe.checkpoints.opening import open_checkpoint
+from qprobe.checkpoints.opening import in_folder, open_checkpoint
 from qprobe.checkpoints.packed import Layout, PackedWeight
 from qprobe.checkpoints.source import Entry, Source
 
@@ -17,6 +17,7 @@ __all__ = [
     "PackedWeight",
     "Source",
     "Weight",
+    "in_folder",
     "load_into",
     "open",
 ]

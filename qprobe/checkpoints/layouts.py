@@ -30,6 +30,8 @@ _PARTS: Mapping[Layout, tuple[str, Sequence[str], Sequence[str]]] = {
         ("weight_scale", "weight_global_scale"),
         ("input_global_scale",),
     ),
+    Layout.MXFP4_PACK_QUANTIZED: ("weight_packed", ("weight_scale",), ("input_global_scale",)),
+    Layout.MODELOPT_MXFP4: ("weight", ("weight_scale",), ("input_scale", "pre_quant_scale")),
     Layout.PACK_QUANTIZED: (
         "weight_packed",
         ("weight_scale", "weight_shape"),
@@ -43,6 +45,9 @@ _PARTS: Mapping[Layout, tuple[str, Sequence[str], Sequence[str]]] = {
     Layout.GPTQ: ("qweight", ("qzeros", "scales"), ("g_idx",)),
     Layout.AWQ: ("qweight", ("qzeros", "scales"), ()),
 }
+#: How the codes of stacked experts end, and how their scales do.
+_EXPERTS = (("_blocks", "_scales"), (".blocks", ".scales"))
+_EXPONENTS = (torch.uint8, torch.float8_e8m0fnu)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
@@ -54,6 +59,11 @@ def find(entries: Mapping[str, Entry], config: Mapping[str, Json]) -> dict[str, 
     found: dict[str, Weight] = {}
     taken: set[str] = set()
     for name in entries:
+        experts = _experts(entries, name)
+        if experts is not None:
+            found[experts.name] = experts
+            taken.update(experts.parts.values())
+            continue
         prefix, _, last = name.rpartition(".")
         layout = _layout(entries, prefix, last, config)
         if layout is None:
@@ -73,6 +83,28 @@ def find(entries: Mapping[str, Entry], config: Mapping[str, Json]) -> dict[str, 
     return found
 
 
+def _experts(entries: Mapping[str, Entry], name: str) -> Weight | None:
+    """The weight of several experts whose MXFP4 codes are ``name``, if they are."""
+    entry = entries[name]
+    for codes, scales in _EXPERTS:
+        stem = name.removesuffix(codes)
+        if stem and stem != name and entry.dtype == torch.uint8 and len(entry.shape) == 4:
+            if stem + scales not in entries:
+                raise InputError(
+                    f"{name!r} holds MXFP4 codes and has no {stem + scales!r}; the checkpoint is "
+                    "incomplete."
+                )
+            if stem in entries:
+                raise InputError(
+                    f"{stem!r} is stored packed and once more beside; keep one of them."
+                )
+            return Weight(
+                name=stem, shape=None, layout=Layout.MXFP4_EXPERTS,
+                parts={"blocks": name, "scales": stem + scales},
+            )  # fmt: skip
+    return None
+
+
 def _layout(
     entries: Mapping[str, Entry], prefix: str, last: str, config: Mapping[str, Json]
 ) -> Layout | None:
@@ -81,6 +113,13 @@ def _layout(
     entry = entries[_join(prefix, last)]
     if last == "weight" and entry.dtype == torch.uint8 and "weight_scale_2" in beside:
         return Layout.MODELOPT_NVFP4
+    exponents = "weight_scale" in beside and (
+        entries[_join(prefix, "weight_scale")].dtype in _EXPONENTS
+    )
+    if last == "weight" and entry.dtype == torch.uint8 and exponents:
+        return Layout.MODELOPT_MXFP4
+    if last == "weight_packed" and entry.dtype == torch.uint8 and exponents:
+        return Layout.MXFP4_PACK_QUANTIZED
     if last == "weight_packed":
         by_type = {torch.uint8: Layout.NVFP4_PACK_QUANTIZED, torch.int32: Layout.PACK_QUANTIZED}
         if entry.dtype not in by_type:

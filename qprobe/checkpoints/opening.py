@@ -111,7 +111,8 @@ def _quantization(metadata: Mapping[str, Json]) -> dict[str, Json]:
     return {}
 
 
-def _in_folder(folder: Path) -> Path:
+def in_folder(folder: Path) -> Path | None:
+    """What a folder is opened by; None where it has no weights itself."""
     for pattern in _IN_FOLDERS:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
@@ -122,6 +123,13 @@ def _in_folder(folder: Path) -> Path:
             )
         if found:
             return found[0]
+    return None
+
+
+def _in_folder(folder: Path) -> Path:
+    found = in_folder(folder)
+    if found is not None:
+        return found
     raise InputError(
         f"{folder} has no weights: no .safetensors, index of shards, pytorch_model.bin or best.pt; "
         "give the file itself."

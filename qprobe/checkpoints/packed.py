@@ -19,6 +19,12 @@ class Layout(StrEnum):
     """``weight`` (two codes a byte), ``weight_scale`` (E4M3), ``weight_scale_2`` (float32)."""
     NVFP4_PACK_QUANTIZED = "nvfp4-pack-quantized"
     """compressed-tensors: ``weight_packed``, ``weight_scale``, dividing ``weight_global_scale``."""
+    MXFP4_PACK_QUANTIZED = "mxfp4-pack-quantized"
+    """compressed-tensors: ``weight_packed``, ``weight_scale`` as exponents (E8M0)."""
+    MODELOPT_MXFP4 = "modelopt-mxfp4"
+    """``weight`` (two codes a byte) and ``weight_scale`` as exponents (E8M0)."""
+    MXFP4_EXPERTS = "mxfp4-experts"
+    """gpt-oss: ``_blocks`` and ``_scales`` of all experts, here one above the other."""
     PACK_QUANTIZED = "pack-quantized"
     """compressed-tensors: integers along the input in int32, ``weight_shape``, ``weight_scale``."""
     GPTQ = "gptq"
@@ -49,6 +55,8 @@ class PackedWeight:
     zero: Tensor | None = None
     #: int64 ``[in]``: the group of each input where neighbours need not share one.
     groups: Tensor | None = None
+    #: float32 ``[in]``: what inputs are multiplied with before the product (AWQ's smoothing).
+    input_scale: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +80,12 @@ class PackedWeight:
         )
 
     def values(self) -> Tensor:
-        """The weight, float32: ``(code − zero) · decode``, each product rounded once."""
+        """The weight, float32: ``(code − zero) · decode``, each product rounded once.
+
+        With a scale of the inputs it is the weight that an input without that scale belongs to.
+        """
+        if self.input_scale is not None:
+            return replace(self, input_scale=None).values().mul_(self.input_scale)
         if not isinstance(self.format, IntFormat):
             return e2m1_values(self.codes).mul_(self._spread(self.decode))
         codes = self.codes if self.zero is None else self.codes - self._spread(self.zero)
@@ -92,6 +105,16 @@ def nibbles(packed: Tensor) -> Tensor:
     [[1, 2, 3, 4]]
     """
     return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
+
+
+def exponents(stored: Tensor) -> Tensor:
+    """E8M0 scales as float32: ``2^(code − 127)``, of which the last is NaN.
+
+    >>> exponents(torch.tensor([0, 127, 130, 255], dtype=torch.uint8)).tolist()
+    [5.877471754111438e-39, 1.0, 8.0, nan]
+    """
+    table = torch.tensor([*(2.0 ** (code - 127) for code in range(255)), torch.nan])
+    return table.to(stored.device)[stored.view(torch.uint8).long()]
 
 
 def fields(words: Tensor, bits: int) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from qprobe.checkpoints.layouts import Weight
-from qprobe.checkpoints.packed import Layout, PackedWeight, fields, nibbles
+from qprobe.checkpoints.packed import Layout, PackedWeight, exponents, fields, nibbles
 from qprobe.errors import InputError
-from qprobe.quant.formats import NVFP4, IntFormat
+from qprobe.quant.formats import MXFP4, NVFP4, IntFormat
 from qprobe.records.schema import Json
 
 Parts = Mapping[str, Tensor]
@@ -49,7 +49,60 @@ def _nvfp4(weight: Weight, parts: Parts, _: Mapping[str, Json]) -> PackedWeight:
         scale=scale,
         decode=scale * factor if ours else scale / factor,
         tensor_scale=factor if ours else one / factor,
+        input_scale=_smoothing(weight, parts, 2 * half),
     )
+
+
+def _mxfp4(weight: Weight, parts: Parts, _: Mapping[str, Json]) -> PackedWeight:
+    ours = weight.layout is Layout.MODELOPT_MXFP4
+    packed = parts["weight" if ours else "weight_packed"]
+    _need(weight, packed, torch.uint8, 2)
+    return _in_exponents(weight, parts, packed, parts["weight_scale"])
+
+
+def _experts(weight: Weight, parts: Parts, _: Mapping[str, Json]) -> PackedWeight:
+    """``[experts, out, blocks, 16]`` bytes under ``[experts, out, blocks]`` scales."""
+    packed, scale = parts["blocks"], parts["scales"]
+    _need(weight, packed, torch.uint8, 4)
+    _expect(weight, "scales", scale, tuple(packed.shape[:3]))
+    return _in_exponents(weight, parts, packed.flatten(0, 1).flatten(1), scale.flatten(0, 1))
+
+
+def _in_exponents(weight: Weight, parts: Parts, packed: Tensor, stored: Tensor) -> PackedWeight:
+    """Codes ``[out, in/2]`` under a power of two for each 32 of them."""
+    inputs = 2 * packed.shape[1]
+    if inputs % MXFP4.block:
+        raise InputError(
+            f"{weight.name!r} has {inputs} inputs in its codes, no multiple of {MXFP4.block}."
+        )
+    _expect(weight, "scales", stored, (packed.shape[0], inputs // MXFP4.block))
+    if stored.dtype not in (torch.uint8, torch.float8_e8m0fnu):
+        raise InputError(
+            f"{weight.name!r} has scales of {stored.dtype}; MXFP4 has exponents in torch.uint8 or "
+            "torch.float8_e8m0fnu."
+        )
+    scale = exponents(stored)
+    return PackedWeight(
+        layout=weight.layout,
+        format=MXFP4,
+        codes=nibbles(packed),
+        scale=scale,
+        decode=scale,
+        input_scale=_smoothing(weight, parts, inputs),
+    )
+
+
+def _smoothing(weight: Weight, parts: Parts, inputs: int) -> Tensor | None:
+    """What ModelOpt's AWQ multiplies each input with, of which the weight was divided by."""
+    scale = parts.get("pre_quant_scale")
+    if scale is None:
+        return None
+    if scale.numel() != inputs or not scale.is_floating_point():
+        raise InputError(
+            f"{weight.name!r} has a pre_quant_scale of {scale.dtype} {list(scale.shape)}; "
+            f"{inputs} floats, one an input, were expected."
+        )
+    return scale.float().reshape(-1)
 
 
 def _pack_quantized(weight: Weight, parts: Parts, _: Mapping[str, Json]) -> PackedWeight:
@@ -132,6 +185,9 @@ def _awq_fields(words: Tensor) -> Tensor:
 _UNPACK: Mapping[Layout, Callable[[Weight, Parts, Mapping[str, Json]], PackedWeight]] = {
     Layout.MODELOPT_NVFP4: _nvfp4,
     Layout.NVFP4_PACK_QUANTIZED: _nvfp4,
+    Layout.MODELOPT_MXFP4: _mxfp4,
+    Layout.MXFP4_PACK_QUANTIZED: _mxfp4,
+    Layout.MXFP4_EXPERTS: _experts,
     Layout.PACK_QUANTIZED: _pack_quantized,
     Layout.GPTQ: _gptq,
     Layout.AWQ: _awq,

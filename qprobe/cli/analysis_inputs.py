@@ -11,7 +11,10 @@ from qprobe import checkpoints
 from qprobe.analyzers.analysis import Inputs
 from qprobe.analyzers.base import Subject
 from qprobe.checkpoints import Checkpoint, Kind
+from qprobe.cli.analysis_trainings import holds_trainings, trainings_of
 from qprobe.engine import reopen
+from qprobe.engine.continuation import Continuation
+from qprobe.engine.folder import LAST
 from qprobe.engine.subject import subject_of
 from qprobe.errors import InputError, QprobeError
 from qprobe.quant import convert
@@ -46,6 +49,8 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
         named(recipe)  # an unknown name is told before anything is loaded
     if layers not in (None, "mid", "all"):
         raise InputError(f"--layers is 'mid' or 'all', got {layers!r}.")
+    if path is not None and subject is None and holds_trainings(path):
+        return _of_trainings(path, recipe or layers)
     opened = None if path is None else _opened(path)
     if subject is not None:
         return _of_subject(subject, opened, recipe, layers)
@@ -70,6 +75,44 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
     )
 
 
+def _of_trainings(folder: Path, option: str | None) -> Given:
+    """The recipes of a folder of trainings."""
+    if option is not None:
+        raise InputError(
+            f"{folder} holds trainings, so {option!r} cannot be applied; name the best.pt of one."
+        )
+    trainings, notes = trainings_of(folder)
+    return Given(
+        inputs=Inputs(
+            trainings=trainings, lacking="a folder of trainings; name the best.pt of one of them"
+        ),
+        title=folder.name or str(folder),
+        recipe=None,
+        layers=None,
+        source=None,
+        place=folder / "recipes",
+        notes=notes,
+    )
+
+
+def with_continuation(what: Given) -> Given:
+    """The same, with what a person should know of its training; refused where there is none."""
+    subject = what.inputs.subject
+    if subject is None or subject.continuation is None:
+        raise InputError(
+            f"{what.title} offers no training to go on with, which --steps needs; give a qprobe "
+            "checkpoint, or a subject with a continuation (see qprobe.analyzers.base.Continuation)."
+        )
+    training = subject.continuation
+    if not isinstance(training, Continuation) or training.resumes:
+        return what
+    note = (
+        f"{training.path.name} holds no optimizer state, so short runs begin with a new optimizer; "
+        f"{LAST} holds it"
+    )
+    return replace(what, notes=(*what.notes, note))
+
+
 def _opened(path: Path) -> Checkpoint:
     if not path.exists():
         raise InputError(f"there is no {path}; name a checkpoint or its folder.")
@@ -82,7 +125,8 @@ def _of_training(opened: Checkpoint, recipe: str | None, layers: str | None) -> 
     if recipe is None and bench.config.recipe == "bf16":
         recipe = DEFAULT
         notes += (f"trained in bf16, so judged under {DEFAULT}; choose with --recipe",)
-    subject = subject_of(bench, recipe=recipe, layers=layers)
+    training = Continuation(bench=bench, path=opened.path)
+    subject = replace(subject_of(bench, recipe=recipe, layers=layers), continuation=training)
     run = opened.metadata.get("run")
     name = subject.recipe.name
     return Given(

@@ -8,6 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qprobe.analyzers.analysis import Watcher
+from qprobe.analyzers.short_run_findings import LOSS, TOTAL
+from qprobe.analyzers.short_run_findings import PROBE as SHORT_RUN
+from qprobe.analyzers.weights.measurement import PROBE as WEIGHTS
+from qprobe.analyzers.weights.measurement import TOTAL as WEIGHTS_TOTAL
 from qprobe.cli.durations import spoken
 from qprobe.records.schema import Array, Record
 
@@ -53,6 +57,10 @@ class Bar(Watcher):
             transient=True,
         )
         self._done = -1
+        #: Steps of short runs that were taken, of how many.
+        self._trained, self._steps = 0, 0.0
+        #: Weights that were begun, of how many.
+        self._sites, self._weights = set[str](), 0.0
 
     def stages(self, names: Sequence[str]) -> None:
         """Show the bar."""
@@ -67,10 +75,27 @@ class Bar(Watcher):
 
     def seen(self, one: Record | Array) -> None:
         """Move within the stage as far as is known."""
-        share = _MILESTONES.get(one.key.partition(".")[0], 0.0) if one.probe else 0.0
+        share = self._share(one)
         task = self._progress.tasks[0]
         completed = max(task.completed, self._done + share)
         self._progress.update(self._task, completed=completed, site=one.site[-40:])
+
+    def _share(self, one: Record | Array) -> float:
+        """About how much of its stage is over."""
+        if one.probe == WEIGHTS:
+            return self._of_weights(one)
+        if one.probe != SHORT_RUN:
+            return _MILESTONES.get(one.key.partition(".")[0], 0.0) if one.probe else 0.0
+        if isinstance(one, Record) and one.key == TOTAL:
+            self._steps = one.value
+        self._trained += one.key.startswith(LOSS)
+        return min(1.0, self._trained / self._steps) if self._steps else 0.0
+
+    def _of_weights(self, one: Record | Array) -> float:
+        if isinstance(one, Record) and one.key == WEIGHTS_TOTAL:
+            self._weights = one.value
+        self._sites.add(one.site)
+        return min(1.0, (len(self._sites) - 1) / self._weights) if self._weights else 0.0
 
     def close(self) -> None:
         """Take it away."""

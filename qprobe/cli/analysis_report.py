@@ -67,11 +67,15 @@ def _layers(rows: Sequence[Row]) -> list[RenderableType]:
 def _sentences(row: Row) -> Iterator[RenderableType]:
     yield Text(row.site or "the model", style=_STYLES[row.severity] or "bold")
     yield Padding(Text(row.found), (0, 0, 0, 2))
-    yield Padding(Text(f"{_cause(row)}: {row.remedy}"), (0, 0, 0, 2))
+    known = row.cause is not Cause.NOT_EXPLAINED or row.ruled_out
+    yield Padding(Text(f"{_cause(row)}: {row.remedy}" if known else row.remedy), (0, 0, 0, 2))
 
 
 def _cause(row: Row) -> str:
-    return "-" if row.cause is Cause.NOT_EXPLAINED else row.cause.replace("_", " ")
+    """The cause; where none is proven what was ruled out, a dash where nothing was looked for."""
+    if row.cause is not Cause.NOT_EXPLAINED:
+        return row.cause.replace("_", " ")
+    return f"unknown: not {', not '.join(row.ruled_out)}" if row.ruled_out else "-"
 
 
 def _cost(row: Row) -> str:

@@ -3,17 +3,26 @@
 Everything here is read from records and findings, so it can be told again from the file.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qprobe.analyzers.analysis import not_measured
 from qprobe.analyzers.dequantization.emit import Measured
+from qprobe.analyzers.observation import NO_SITE
+from qprobe.analyzers.recipes import PROBE as RECIPES
+from qprobe.analyzers.short_run_findings import PROBE as SHORT_RUN
 from qprobe.analyzers.suspects import of_training
 from qprobe.analyzers.verification_findings import HIGH, best, recoveries
 from qprobe.inference import Interval
 from qprobe.records import Finding, Record, Severity
 from qprobe.records.schema import CRITICAL_LOSS, Cause, severity
 
+#: What was measured at a layer, who asks for it, and what a clean answer rules out.
+_LOOKED_FOR = (
+    ("conformance", "conformance", "a wrong quantizer"),
+    ("output_error", "outliers", "outliers"),
+    ("attention_logits", "attention", "logits"),
+)
 #: Below this three decimals show nothing.
 _SMALL = 0.002
 
@@ -39,6 +48,8 @@ class Row:
     #: The same as a share of what is lost; None where nothing is surely lost.
     share: float | None
     cause: Cause
+    #: Causes that were looked for at the layer and not found, in a few words.
+    ruled_out: tuple[str, ...]
     #: What was found where no cost is known, in a few words.
     found: str
     remedy: str
@@ -64,10 +75,14 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
     rows = tuple(_rows(measured, records, findings))
     if gap is None or high is None:
         problem = any(one.severity.reaches(Severity.WARN) for one in findings)
-        verdict = _of_weights(about, records, findings)
+        compared = [one for one in findings if one.analyzer == RECIPES]
+        verdict = (
+            _of_recipes(about, compared) if compared else _of_weights(about, records, findings)
+        )
     else:
         problem = _loses(gap, high)
-        verdict = _of_score(about, (gap, high), rows, problem)
+        measures = bool(measured.intervals("recovery"))
+        verdict = _of_score(about, (gap, high), rows if problem else None, measures)
     return View(
         problem=problem,
         verdict=verdict,
@@ -81,28 +96,46 @@ def _missed(records: Sequence[Record]) -> Iterator[str]:
     """What was not measured, those together that have the same reason."""
     reasons: dict[str, list[str]] = {}
     for site, reason in not_measured(records):
-        reasons.setdefault(reason, []).append(site)
+        name, _, why = reason.rpartition(": ")
+        if why == NO_SITE:  # what a model has not is not missed one by one
+            reasons.setdefault(why, []).append(name)
+        else:
+            reasons.setdefault(reason, []).append(site)
     for reason, sites in reasons.items():
         yield f"{', '.join(sites)}: {reason}"
 
 
 def _of_score(
-    about: Subtitle, scores: tuple[Interval, Interval], rows: Sequence[Row], problem: bool
+    about: Subtitle,
+    scores: tuple[Interval, Interval],
+    rows: Sequence[Row] | None,
+    measures: bool,
 ) -> str:
+    """The verdict of a measured score; ``rows`` of a problem, ``measures``: layers have a cost."""
     gap, high = scores
     name = (about.score or "score").upper() if about.score == "auprc" else about.score or "score"
     whole = number(high.estimate)
     cost = f"{about.recipe} costs {number(gap.estimate)} {name} {limits(gap)} of {whole}"
     if gap.high < 0.0:
         return f"No problem found: {about.recipe} scores {number(-gap.estimate)} {name} better."
-    if not problem:
+    if rows is None:
         return f"No problem found: {cost}."
-    told = next((row for row in rows if row.share is not None), None)
-    if told is None or told.share is None:
+    if not measures:
         return f"{cost}; which layers cost it was not measured."
-    if told.cost is not None and told.cost.low <= 0.0:
+    told = next((row for row in rows if row.share is not None), None)
+    if told is None or told.share is None or (told.cost is not None and told.cost.low <= 0.0):
         return f"{cost}; no single layer surely recovers any of it."
     return f"{cost}; {told.site} alone is {told.share:.0%} of it."
+
+
+def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:
+    worse = [one for one in findings if one.severity.reaches(Severity.WARN)]
+    what = (
+        f"{len(findings)} comparison{'s' if len(findings) > 1 else ''} of recipes in {about.title}"
+    )
+    if not worse:
+        return f"No problem found in {what}."
+    return f"{len(worse)} of {what} surely lose score: {worse[0].claim}."
 
 
 def _of_weights(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> str:
@@ -147,6 +180,7 @@ def _rows(
 ) -> Iterator[Row]:
     """The layers that cost most, then those that only a statistic finds odd, the gravest first."""
     costs, gap = measured.intervals("recovery"), measured.interval("gap")
+    seen = {(one.site, one.probe) for one in records}
     high = measured.interval("score.high_precision")
     tried = recoveries(records)
     by_site: dict[str, list[Finding]] = {}
@@ -170,7 +204,8 @@ def _rows(
         cost = costs.get(site)
         if cost is not None:  # what the score sees; the backward products are told apart
             told = [one for one in told if not of_training(one)]
-        if not told and site not in places and (cost is None or cost.low <= 0.0):
+        grave_enough = told and (cost is None or told[0].severity is not Severity.INFO)
+        if not grave_enough and site not in places and (cost is None or cost.low <= 0.0):
             continue
         remedy, verified = _remedy(told, tried.get(site, {}), costed=cost is not None)
         yield Row(
@@ -179,6 +214,7 @@ def _rows(
             cost=cost,
             share=None if cost is None or lost is None else cost.estimate / lost.estimate,
             cause=_cause(told),
+            ruled_out=tuple(_ruled_out(site, seen, by_site.get(site, []))),
             found=_found(told, places.get(site), len(screened)),
             remedy=remedy,
             verified=verified,
@@ -190,6 +226,16 @@ def _found(findings: Sequence[Finding], place: int | None, of: int) -> str:
     if place is not None:
         return f"screened {place} of {of}"
     return findings[0].claim if findings else ""
+
+
+def _ruled_out(
+    site: str, seen: Collection[tuple[str, str]], findings: Sequence[Finding]
+) -> Iterator[str]:
+    """What was measured at a layer to find a cause, and came out clean."""
+    told = {one.analyzer for one in findings}
+    for probe, analyzer, what in _LOOKED_FOR:
+        if (site, probe) in seen and analyzer not in told:
+            yield what
 
 
 def _cause(findings: Sequence[Finding]) -> Cause:
@@ -219,6 +265,7 @@ def _remedy(
 
 
 def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> Iterator[str]:
+    yield from (f"{one.claim}." for one in findings if one.analyzer in (RECIPES, SHORT_RUN))
     gap, high = measured.interval("gap"), measured.interval("score.high_precision")
     if gap and high and not problem and gap.high >= CRITICAL_LOSS * abs(high.estimate):
         yield (

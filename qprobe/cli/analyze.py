@@ -51,6 +51,10 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     verify: Annotated[
         bool, typer.Option("--verify", help="Try the remedies at the layers that fail.")
     ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --verify: train N steps with each remedy too."),
+    ] = None,
     fail_on: Annotated[
         str | None, typer.Option(metavar="critical|warn", help="Exit 1 if there is such a finding.")
     ] = None,
@@ -69,7 +73,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     import torch
 
     from qprobe.analyzers.analysis import Request
-    from qprobe.cli.analysis_inputs import given
+    from qprobe.cli.analysis_inputs import given, with_continuation
 
     threshold = _threshold(fail_on)
     if html is not None:
@@ -77,10 +81,16 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
 
         check_installed()
     depth = _depth(quick=quick, thorough=thorough, exhaustive=exhaustive)
-    request = Request(depth=depth, only=tuple(only or ()), skip=tuple(skip or ()), verify=verify)
+    if steps is not None and not verify:
+        raise InputError("--steps says how remedies are verified; give it with --verify.")
+    request = Request(
+        depth=depth, only=tuple(only or ()), skip=tuple(skip or ()), verify=verify, steps=steps
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     what = given(path, subject, recipe, layers)
+    if steps is not None:
+        what = with_continuation(what)
     file = out or what.place.with_name(f"{what.place.name}.qprobe")
     done = _run(what, request, file, overwrite=overwrite, quiet=quiet or as_json)
     if done is None:
@@ -135,6 +145,7 @@ def _config(what: "Given", request: "Request") -> dict[str, Any]:
         "only": list(request.only),
         "skip": list(request.skip),
         "verify": request.verify,
+        "steps": request.steps,
     }
 
 
@@ -207,7 +218,8 @@ def _report(
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     parts = (what.title, what.recipe, what.layers and f"layers {what.layers}", *what.notes)
-    console.print(analysis_report.render(seen, ", ".join(filter(None, parts)), file))
+    whole = analysis_report.render(seen, ", ".join(filter(None, parts)), file)
+    console.print(whole, crop=False)  # commands are copied: a narrow terminal must not cut them
     for one in worse:
         line = f"Worse than the baseline: {one.claim} [{one.low:.3g}, {one.high:.3g}]"
         console.print(Text(line, style="bold red"))

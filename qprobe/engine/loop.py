@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from qprobe import records
 from qprobe.engine import checkpoint
 from qprobe.engine import folder as folders
 from qprobe.engine.config import OnNonFinite, Schedule, TrainConfig
 from qprobe.engine.data import Batch
-from qprobe.engine.evaluation import Evaluation, evaluate, training_loss
+from qprobe.engine.evaluation import Evaluation, evaluate
 from qprobe.engine.interrupt import Interrupt
+from qprobe.engine.optimizer_step import optimizer_step
 from qprobe.engine.results import test_results, validation_metrics
 from qprobe.engine.training import Callback, Training, TrainResult
 from qprobe.engine.workbench import prepare
@@ -141,63 +141,18 @@ def _epoch(training: Training, interrupt: Interrupt) -> None:
 
 
 def _step(training: Training, batch: Batch) -> None:
-    """One optimizer step, in as many parts as gradients are accumulated over."""
-    bench, config = training.bench, training.config
-    bench.model.train()
-    bench.optimizer.zero_grad(set_to_none=True)
-    kept = _kept(training)
-    loss = 0.0
-    images, masks = batch.image.to(bench.device), batch.mask.to(bench.device)
-    for image, mask in zip(
-        images.chunk(config.accumulate), masks.chunk(config.accumulate), strict=True
-    ):
-        with bench.autocast():
-            share = training_loss(bench.model(image), mask) * (len(image) / len(batch))
-        bench.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-        loss += float(share.detach())
-    training.step += 1
-    training.loss = loss
-    bench.scaler.unscale_(bench.optimizer)
-    for callback in training.callbacks:
-        callback.gradients(training)
-    training.grad_norm = _clipped(bench.model, config.clip)
-    training.nonfinite = _nonfinite(training)
-    if not training.nonfinite:
-        bench.scaler.step(bench.optimizer)
-    for buffer, before in kept:
-        if training.nonfinite:
-            buffer.copy_(before)
-    bench.scaler.update()
-    if config.schedule is not Schedule.PLATEAU:
-        bench.schedule.step()
+    """One optimizer step, and what follows from it."""
 
+    def seen(loss: float) -> None:
+        training.step += 1
+        training.loss = loss
+        for callback in training.callbacks:
+            callback.gradients(training)
 
-def _kept(training: Training) -> list[tuple[Tensor, Tensor]]:
-    """The buffers that a forward pass may write NaN into, and what they hold before it.
-
-    Running statistics never recover from one NaN, so going on without the step takes them back.
-    """
-    if training.config.on_nonfinite is not OnNonFinite.CONTINUE:
-        return []
-    return [(buffer, buffer.clone()) for buffer in training.model.buffers()]
-
-
-def _clipped(model: nn.Module, clip: float | None) -> float:
-    """The norm of the whole gradient before it is clipped."""
-    if clip is not None:
-        return float(nn.utils.clip_grad_norm_(model.parameters(), clip))
-    return float(
-        nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    )
-
-
-def _nonfinite(training: Training) -> str | None:
-    """What went wrong in a step; a loss scale that was too large is the scaler's business."""
-    if not math.isfinite(training.loss):
-        return f"the loss is {training.loss}"
-    if not math.isfinite(training.grad_norm) and not training.bench.scaler.is_enabled():
-        return f"the norm of the gradient is {training.grad_norm}"
-    return None
+    taken = optimizer_step(training.bench, batch, seen)
+    training.grad_norm, training.nonfinite = taken.grad_norm, taken.nonfinite
+    if training.config.schedule is not Schedule.PLATEAU:
+        training.bench.schedule.step()
 
 
 def _validate(training: Training) -> None:

@@ -1,6 +1,6 @@
 """What a recipe does to a score, from pairs of runs that differ in nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,6 +8,9 @@ from qprobe.errors import InputError
 from qprobe.inference.effect import cohens_d, mean_interval
 from qprobe.inference.interval import Interval
 from qprobe.inference.paired import SignedRank, holm, wilcoxon
+
+#: What a pair has in common: seed and fold.
+Key = tuple[int, int | None]
 
 
 class Verdict(StrEnum):
@@ -97,6 +100,38 @@ def effects(family: Sequence[Pairs], *, level: float, higher_is_better: bool) ->
         )
         for pairs, test, p_holm, smallest in zip(family, tests, adjusted, least, strict=True)
     ]
+
+
+def by_key(
+    scores: Mapping[str, Mapping[Key, float]],
+    baseline: str,
+    *,
+    level: float,
+    higher_is_better: bool,
+) -> dict[str, Effect]:
+    """Effects of the recipes that share a seed and fold with the baseline, by name, as one family.
+
+    >>> scores = {"bf16": {(0, None): 0.8, (1, None): 0.7}, "x": {(1, None): 0.5, (2, None): 0.9}}
+    >>> effect = by_key(scores, "bf16", level=0.95, higher_is_better=True)["x"]
+    >>> effect.difference.n, round(effect.difference.estimate, 6)
+    (1, -0.2)
+    """
+    theirs = scores.get(baseline, {})
+    paired: dict[str, Pairs] = {}
+    for recipe in sorted(scores.keys() - {baseline}):
+        keys = sorted(scores[recipe].keys() & theirs.keys(), key=by_fold)
+        if keys:
+            paired[recipe] = Pairs(
+                recipe=[scores[recipe][key] for key in keys],
+                baseline=[theirs[key] for key in keys],
+            )
+    found = effects(list(paired.values()), level=level, higher_is_better=higher_is_better)
+    return dict(zip(paired, found, strict=True))
+
+
+def by_fold(key: Key) -> tuple[int, int]:
+    """The order of pairs: by seed, then by fold, those without a fold first."""
+    return key[0], -1 if key[1] is None else key[1]
 
 
 def _smallest(test: SignedRank) -> float:

@@ -1,5 +1,6 @@
 """What a recipe changes about the weight of a layer."""
 
+import torch
 from torch import Tensor, nn
 
 from qprobe.quant.layers import QuantizedLayer
@@ -7,7 +8,9 @@ from qprobe.quant.products import ConvKernel, Kernel, LinearKernel, fprop_weight
 
 
 def weight_error(layer: QuantizedLayer) -> Tensor | None:
-    """``Q(w) − w`` in the weight's shape and dtype; None where fprop takes the weight as it is.
+    """``Q(w) − w`` in the weight's shape; None where fprop takes the weight as it is.
+
+    In the weight's dtype, of half precision in float32: a difference of halves is often no half.
 
     ``Q`` is what this layer does to its weight in the forward product, by its own quantizer and in
     the original basis (a rotated operand is turned back).
@@ -16,7 +19,9 @@ def weight_error(layer: QuantizedLayer) -> Tensor | None:
     if layer.recipe.fprop.b is None or not isinstance(weight, Tensor):
         return None
     values = fprop_weight(weight, _kernel(layer, weight), layer.setup)
-    return (values.double() - weight.detach().double()).to(weight.dtype)
+    return (values.double() - weight.detach().double()).to(
+        torch.promote_types(weight.dtype, torch.float32)
+    )
 
 
 def _kernel(layer: QuantizedLayer, weight: Tensor) -> Kernel:

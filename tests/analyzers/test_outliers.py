@@ -2,7 +2,7 @@
 
 import pytest
 
-from qprobe.analyzers.outliers import CHANNELS, TOKENS, Outliers
+from qprobe.analyzers.outliers import CHANNELS, RANGE, TOKENS, Outliers
 from qprobe.records.schema import Cause, Record, Role, Severity
 
 
@@ -82,3 +82,48 @@ def test_what_was_not_measured_is_not_guessed():
     without = [one for one in of(channel=20.0) if one.probe != "output_error"]
     assert Outliers().analyze(without) == []
     assert Outliers().analyze([one for one in of(channel=20.0) if one.probe != "moments"]) == []
+
+
+ONE_SCALE = {"as_it_is": 0.24, "x_high": 0.004, "x_channel": 0.018, "x_voxel": 0.008}
+
+
+def ranges(ways=None, **sizes):
+    spread = [
+        Record("", 1, "fc", "input", "moments", "absmax", 17.0),
+        Record("", 1, "fc", "input", "moments", "std", 0.5),
+    ]
+    return Outliers().analyze([*of(noise=0.24, ways=ways or ONE_SCALE, **sizes), *spread])
+
+
+def test_one_scale_that_few_values_set_is_the_cause_and_no_alarm():
+    (one,) = ranges()
+    assert (one.cause, one.severity, one.unit) == (Cause.CHANNEL_OUTLIER, Severity.INFO, RANGE)
+    assert one.effect == pytest.approx(0.24 / 0.018)
+    assert "34 standard deviations" in one.claim
+    assert "24.00% into the output's energy, 1.80% with a scale a channel, 0.40%" in one.claim
+    assert "granularity channel" in one.remedy
+
+
+def test_where_a_scale_a_channel_is_not_enough_it_is_spatial():
+    (one,) = ranges(ONE_SCALE | {"x_channel": 0.061})
+    assert one.cause is Cause.SPATIAL_OUTLIER
+    assert "a scale a voxel" in one.claim
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ONE_SCALE | {"x_channel": 0.061, "x_voxel": 0.061},  # less than a bit
+        ONE_SCALE | {"x_high": 0.1},  # the weight is noisy too
+        ONE_SCALE | {"as_it_is": 0.5},  # the layer does not do what its recipe says
+        {"as_it_is": 0.24, "x_high": 0.004, "smoothed": 0.01},  # no finer scale was tried
+        {"x_high": 0.004, "x_channel": 0.018},
+    ],
+)
+def test_noise_that_finer_scales_do_not_explain_has_no_range(ways):
+    assert ranges(ways) == []
+
+
+def test_an_outlier_is_told_once():
+    (one,) = ranges(channel=20.0)
+    assert one.unit == CHANNELS

@@ -18,6 +18,7 @@ PACKED = {
     "a.weight": torch.arange(64, dtype=torch.uint8).reshape(4, 16),
     "a.weight_scale": torch.ones(4, 2).to(torch.float8_e4m3fn),
     "a.weight_scale_2": torch.tensor(0.5),
+    "a.pre_quant_scale": torch.ones(32),
     "b.weight_packed": torch.arange(16, dtype=torch.int32).reshape(4, 4),
     "b.weight_scale": torch.ones(4, 1),
     "b.weight_shape": torch.tensor([4, 32]),
@@ -25,6 +26,10 @@ PACKED = {
     "c.qzeros": torch.zeros(1, 1, dtype=torch.int32),
     "c.scales": torch.ones(1, 8).half(),
     "c.g_idx": torch.zeros(32, dtype=torch.int32),
+    "e.weight_packed": torch.arange(32, dtype=torch.uint8).reshape(2, 16),
+    "e.weight_scale": torch.full((2, 1), 120, dtype=torch.uint8),
+    "f_blocks": torch.arange(64, dtype=torch.uint8).reshape(2, 2, 1, 16),
+    "f_scales": torch.full((2, 2, 1), 125, dtype=torch.uint8),
     "d.weight": torch.randn(3, 3, generator=torch.Generator().manual_seed(0)),
 }
 TABLE = {"weight_map": dict.fromkeys(PACKED, "s.safetensors")}

@@ -7,6 +7,8 @@ import pytest
 from qprobe.engine import TrainConfig, train
 
 SUBJECT = '''
+from dataclasses import replace
+
 import torch
 from torch import nn
 import qprobe
@@ -16,6 +18,23 @@ from qprobe.analyzers.scores import Accuracy
 
 def losses(output, batch):
     return nn.functional.cross_entropy(output, batch[1], reduction="none")
+
+
+def continuation(model, steps):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(64, 32, generator=generator)
+        optimizer.zero_grad()
+        loss = losses(model(x), (x, x[:, :4].argmax(1))).mean()
+        loss.backward()
+        optimizer.step()
+        yield loss.item()
+
+
+def trains():
+    """The same with a training to go on with."""
+    return replace(make_subject(), continuation=continuation)
 
 
 def make_subject():

@@ -42,6 +42,25 @@ def test_the_layer_with_one_huge_output_is_named_and_its_remedy_verified(own, tm
     assert main(["plan", str(out), "--keep", "1 layer"]) in (0, 2)
 
 
+def test_a_remedy_is_verified_by_training_with_it(own, tmp_path, capsys):
+    out = tmp_path / "a.qprobe"
+    asked = (
+        "--subject", f"{own}:trains", "--recipe", "int4-tensor", "--layers", "all", "--verify",
+        "--steps", 2, "--only", "dequantization", "--out", out,
+    )  # fmt: skip
+    code, said = told(capsys, *asked, "--json")
+    assert code == 0
+    whole = json.loads(said.out)
+    (found,) = [one for one in whole["findings"] if one["analyzer"] == "short_run"]
+    assert found["sites"] == ["2"]
+    assert "2 steps with int4-" in found["claim"]
+    assert any(found["claim"] in line for line in whole["caveats"])
+    with records.open(out) as run:
+        assert run.meta.config["steps"] == 2
+        curve = run.records(probe="short_run", key="loss.as it is")
+        assert [one.step for one in curve] == [1, 2]
+
+
 def test_a_checkpoint_of_a_training_rebuilds_model_and_data(trained, tmp_path, capsys):
     out = tmp_path / "a.qprobe"
     code, said = told(capsys, trained, *FAST, "--quick", "--out", out)
@@ -86,6 +105,12 @@ def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
         (["{tmp}/other.pt", "--layers", "some"], "'mid' or 'all'"),
         (["{tmp}/other.pt", "--fail-on", "bad"], "'critical' or 'warn'"),
         (["{tmp}/other.pt", "--quick", "--thorough"], "exclude each other"),
+        (["{tmp}/other.pt", "--steps", "3"], "give it with --verify"),
+        (["{tmp}/other.pt", "--steps", "3", "--verify"], "offers no training to go on with"),
+        (
+            ["--subject", "{own}:make_subject", "--recipe", "nvfp4", "--steps", "3", "--verify"],
+            "offers no training to go on with",
+        ),
         (["{tmp}/other.pt", "--only", "wheights"], "did you mean 'weights'"),
         (["{tmp}/other.pt", "--only", "dequantization"], "nothing is left to analyze"),
         (["{tmp}/other.pt", "--out", "{tmp}/no/a.qprobe"], "there is no folder"),

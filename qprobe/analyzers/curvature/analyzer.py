@@ -77,6 +77,8 @@ class Curvature:
             for path, module in subject.model.named_modules()
             if isinstance(module, QuantizedLayer) and (error := weight_error(module)) is not None
         }
+        if replica.widened:
+            yield _record("", "widened", 1.0)
         owners = _owners(replica, errors)
         operator = hessian(replica, keep=True)
         generator = torch.Generator().manual_seed(self.seed)

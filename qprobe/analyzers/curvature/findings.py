@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
@@ -16,6 +16,7 @@ _TOLERATED = 0.01
 _MOST = 0.8
 _FEW = 0.25
 _CONTROL = "the same weights in high precision"
+_WIDENED = "the model is in half precision, and was copied to float32 for this"
 _REFERENCE = "LeCun, Denker, Solla 1989, eq. 1; Yao et al. 2020"
 
 Values = Mapping[str, float]
@@ -39,6 +40,13 @@ def findings(records: Sequence[Record]) -> list[Finding]:
     if not {"predicted", "measured", "loss", "units", "samples"} <= whole.keys():
         return []
     units, samples = int(whole["units"]), int(whole["samples"])
+    found = _judged(whole, sites, units, samples)
+    if whole.get("widened"):
+        return [replace(one, control=f"{one.control}; {_WIDENED}") for one in found]
+    return found
+
+
+def _judged(whole: Values, sites: Mapping[str, Values], units: int, samples: int) -> list[Finding]:
     predicted = _change(whole, "predicted", units)
     measured = _change(whole, "measured", units)
     if not (predicted.low <= measured.high and measured.low <= predicted.high):

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from qprobe.analyzers.base import Subject
 from qprobe.errors import InputError
 from qprobe.quant import override
 from qprobe.quant.layers import QuantizedLayer
 
-_WIDE = (torch.float32, torch.float64)
+#: What is computed in float32 here.
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Replica(nn.Module):
@@ -41,6 +43,11 @@ class Replica(nn.Module):
                 f"{subject.name} has {self.total} sample in {len(self.batches)} batches; a "
                 "standard error needs at least 2."
             )
+
+    @property
+    def widened(self) -> bool:
+        """Whether the subject's model has parameters of half precision, which are float32 here."""
+        return any(one.dtype in _HALF for one in self._subject.model.parameters())
 
     @property
     def total(self) -> int:
@@ -90,9 +97,40 @@ class Replica(nn.Module):
             except NotImplementedError as error:
                 raise _no_derivative(error) from error
             except RuntimeError as error:
+                if self.widened and "dtype" in str(error):
+                    raise InputError(
+                        f"{self._subject.name} is in half precision and cannot be computed in "
+                        f"float32: {str(error).splitlines()[0].rstrip('.')}; give a float32 model "
+                        "and batches."
+                    ) from error
                 if "derivative" not in str(error) and "double backward" not in str(error):
                     raise
                 raise _no_derivative(error) from error
+
+
+def _widen(model: nn.Module) -> None:
+    """Parameters and buffers of half precision in float32, and what the model is called with.
+
+    Second derivatives lose their small eigenvalues in half precision; the values of the weights
+    stay what they are, since every half is a float32.
+    """
+    half = [one for one in (*model.parameters(), *model.buffers()) if one.dtype in _HALF]
+    if not half:
+        return
+    for one in half:
+        one.data = one.data.float()
+    model.register_forward_pre_hook(_widened, with_kwargs=True)
+
+
+def _widened(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with what is in half precision in float32."""
+
+    def wide(one: Any) -> Any:
+        return one.float() if isinstance(one, Tensor) and one.dtype in _HALF else one
+
+    return tree_map(wide, args), tree_map(wide, kwargs)
 
 
 def _no_derivative(error: Exception) -> InputError:
@@ -115,12 +153,8 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
     override(copy, {"*": "bf16"})
     copy.eval()
-    for name, parameter in copy.named_parameters():
-        if parameter.dtype not in _WIDE:
-            raise InputError(
-                f"{name} is {parameter.dtype}, and curvature needs float32 or better; give a "
-                "float32 model and batches."
-            )
+    _widen(copy)
+    for parameter in copy.parameters():
         parameter.requires_grad_(True)
         parameter.grad = None
     return copy

@@ -86,6 +86,14 @@ class Measured:
                 found.append(Entry(site=site, role=role, step=step, interval=whole))
         return found
 
+    def single(self, key: str) -> dict[tuple[str, str], float]:
+        """Values of one batch, which have no interval, by site and role."""
+        found = {}
+        for site, role, step in self._sites.get(key, []):
+            if self.value(f"{key}.n", site, role, step) == 1.0:
+                found[site, role] = self._values[key, site, role, step]
+        return found
+
     def intervals(self, key: str, role: str = "") -> dict[str, Interval]:
         """By site, of one role."""
         return {one.site: one.interval for one in self.entries(key) if one.role == role}

@@ -1,6 +1,7 @@
 """What the records of a dequantization say, as claims that a person can act on."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import TypedDict
 
 from qprobe.analyzers.dequantization.combine import AND
@@ -215,6 +216,7 @@ def _trust(measured: Measured) -> Iterator[Finding]:
 
 
 def _gradients(measured: Measured) -> Iterator[Finding]:
+    yield from _of_one_batch(measured)
     lost = [one for one in measured.entries("lost_decrease") if one.interval.low >= LOST]
     for one in sorted(lost, key=lambda one: -one.interval.estimate):
         gemm, operand = one.role.split()
@@ -233,6 +235,34 @@ def _gradients(measured: Measured) -> Iterator[Finding]:
             remedy=f"leave {operand} of {gemm} in high precision, or round it stochastically",
             reference=FIRST_ORDER,
         )
+
+
+def _of_one_batch(measured: Measured) -> Iterator[Finding]:
+    """What one batch shows of the backward products has no interval, and so proves nothing."""
+    values = measured.single("lost_decrease")
+    if not values:
+        return
+    (site, product), worst = max(values.items(), key=lambda one: abs(one[1]))
+    gemm, operand = product.split()
+    yield Finding(
+        analyzer=PROBE,
+        claim=(
+            f"n = 1 batch, no interval: quantizing {operand} of {gemm} loses {worst:.0%} of the "
+            f"first-order loss decrease at {site}, the most of {len(values)} backward operands"
+        ),
+        cause=Cause.NOT_EXPLAINED,
+        severity=Severity.INFO,
+        sites=(site,),
+        roles=(Role.GRAD_OUTPUT,),
+        effect=worst,
+        unit="share of the first-order loss decrease",
+        low=-inf,
+        high=inf,
+        n=1,
+        control="the same product of the same operands in high precision",
+        remedy="give batches() at least 2 batches; then this has an interval",
+        reference=FIRST_ORDER,
+    )
 
 
 class _Told(TypedDict):

@@ -81,14 +81,15 @@ def attribution(m: Measurement) -> Iterator[Record]:
         if np.stack(parts)[:, 1].sum() == 0.0:
             yield record(path, "zero_gradient", 1.0, name)
             continue
+        if len(parts) < 2:  # batches are what is drawn: of one there is a value and no interval
+            yield record(path, "lost_decrease", float(1.0 - parts[0][0] / parts[0][1]), name)
+            yield record(path, "lost_decrease.n", 1.0, name)
+            continue
         yield from interval(path, "lost_decrease", _lost(np.stack(parts)), name)
 
 
 def _lost(sums: Floats) -> Interval:
-    """``1 − Σ⟨g, ĝ⟩/Σ‖g‖²`` over batches ``[batches, 2]``; one batch has no interval but itself."""
-    if len(sums) < 2:
-        value = float(1.0 - sums[0, 0] / sums[0, 1])
-        return Interval(estimate=value, low=value, high=value, level=0.95, n=1, method="one batch")
+    """``1 − Σ⟨g, ĝ⟩/Σ‖g‖²`` over two batches or more, ``[batches, 2]``."""
     resampling = Resampling(generator=np.random.default_rng(0), method=Method.PERCENTILE)
 
     def reduce(totals: Floats) -> Any:

@@ -14,6 +14,8 @@ from qprobe.records.schema import Record, Role
 
 #: What the records are filed under.
 PROBE = "weights"
+#: How many weights there are, told first.
+TOTAL = "weights"
 #: Elements of a weight that are quantized to judge it in a hurry.
 QUICK = 1 << 20
 
@@ -29,6 +31,7 @@ class Depth(StrEnum):
 
 def measure(checkpoint: Checkpoint, depth: Depth) -> Iterator[Record]:
     """Every weight's records, under step 0 and the run they are written to."""
+    yield _record("", TOTAL, float(len(checkpoint.weights)))
     parts = dict.fromkeys(Part, 0)
     for name in checkpoint.weights:
         stored = checkpoint.read(name)

@@ -1,6 +1,7 @@
 """What can be measured of a weight that is stored as codes and scales."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -9,12 +10,14 @@ from qprobe.analyzers.weights.pieces import starts
 from qprobe.checkpoints import PackedWeight
 from qprobe.native import Sampled
 from qprobe.probes.summary import Summary
-from qprobe.quant.formats import IntFormat
+from qprobe.quant.formats import MXFP4, IntFormat
 from qprobe.stats.codes import BlockScales, CodeOccupancy, block_scales, code_occupancy, in_blocks
 
 #: Largest E4M3 scale, and the least one with all its three mantissa bits.
 _LARGEST_SCALE = 448.0
 _LEAST_NORMAL = 2.0**-6
+#: The code of magnitude 3: a power of two that fits leaves the largest of a block at least there.
+_THREE = 5
 #: Codes ±6 in a block of normal weights, measured: what blocks have where there are no others.
 _SIXES = 1.79
 
@@ -32,34 +35,56 @@ def measure(weight: PackedWeight) -> Iterator[tuple[str, float]]:
             yield key, float(scalars[key])
     if weight.tensor_scale is not None:
         yield "tensor_scale", float(weight.tensor_scale)
+    if weight.input_scale is not None:
+        yield from _smoothed(weight.input_scale)
     own = _integers if isinstance(weight.format, IntFormat) else _blocks
     yield from own(weight)
 
 
+def _smoothed(scale: Tensor) -> Iterator[tuple[str, float]]:
+    """What inputs are multiplied with: how far they differ, and those that cannot be meant."""
+    good = scale.isfinite() & (scale > 0)
+    yield "input_scale_invalid", float((~good).double().mean())
+    if bool(good.any()):
+        kept = scale[good]
+        yield "input_scale_spread", float(kept.amax() / kept.median())
+
+
 def _blocks(weight: PackedWeight) -> Iterator[tuple[str, float]]:
-    found: tuple[BlockScales, CodeOccupancy] | None = None
-    top = torch.zeros(4, dtype=torch.int64)
-    for first, stop in starts(weight.shape[0], weight.shape[1], None):
-        part = weight.rows(first, stop)
-        codes = in_blocks(part.codes, weight.group_size)
-        new = block_scales(part.scale, codes), code_occupancy(part.codes)
-        found = new if found is None else (found[0].merge(new[0]), found[1].merge(new[1]))
-        top += _saturated(part.scale, codes)
-    if found is None:
-        return
-    scales, occupancy = found
+    scales, occupancy, counts = _counted(weight)
     for key, value in scales.scalars().items():
         if key != "n":
             yield key, float(value)
     for key in ("zero", "largest", "effective_values"):
         if key in (shares := occupancy.scalars()):
             yield f"code_{key}", float(shares[key])
+    full, full_top, rest, rest_top, low = counts.tolist()
+    if weight.format == MXFP4:
+        yield "power_of_two_scales", 1.0
+        yield "low_blocks", low / weight.scale.numel()
+        return
     yield from _scale_range(weight.scale)
-    full, full_top, rest, rest_top = top.tolist()
     yield "full_scales", full / weight.scale.numel()
     if full:
         usual = rest_top / rest if rest_top else _SIXES
         yield "full_scale_excess", full_top / full / usual
+
+
+def _counted(weight: PackedWeight) -> tuple[BlockScales, CodeOccupancy, Tensor]:
+    """Scales, codes, and counts of blocks, piece by piece; a packed weight has at least one."""
+    found: list[tuple[BlockScales, CodeOccupancy, Tensor]] = []
+    for first, stop in starts(weight.shape[0], weight.shape[1], None):
+        part = weight.rows(first, stop)
+        codes = in_blocks(part.codes, weight.group_size)
+        counts = torch.cat([_saturated(part.scale, codes), _low(codes)])
+        found.append((block_scales(part.scale, codes), code_occupancy(part.codes), counts))
+    return reduce(lambda a, b: (a[0].merge(b[0]), a[1].merge(b[1]), a[2] + b[2]), found)
+
+
+def _low(codes: Tensor) -> Tensor:
+    """Blocks that hold something, and nothing of magnitude 3 or more."""
+    largest = (codes & 7).amax(-1)
+    return ((largest > 0) & (largest < _THREE)).sum().reshape(1)
 
 
 def _scale_range(scale: Tensor) -> Iterator[tuple[str, float]]:

@@ -12,6 +12,8 @@ _SOME = 0.01
 _FULL = 0.005
 #: The largest of each 16 is a 6 unless its scale was rounded up: one code in 16 at the least.
 _LEAST_LARGEST = 0.02
+#: Normal weights in MXFP4 have 5 % of codes ±6 where scales round down, 1 % where they round up.
+_SATURATED = 0.2
 #: Octaves that layers sharing a tensor scale with a larger neighbour leave unused, at most.
 _OCTAVES = 4.0
 #: Blocks that do not saturate have as many sixes under the largest scale as under any other.
@@ -27,8 +29,12 @@ def of(site: str, values: Values) -> Iterator[Finding]:
             site, values, "invalid", "NaN, infinite or negative", Cause.SCALE_WRONG,
             "pack the weight again",
         )  # fmt: skip
+    if values.get("input_scale_invalid", 0.0) > 0:
+        yield _smoothing(site, values)
     if "bits" in values:
         yield from _integers(site, values)
+    elif "power_of_two_scales" in values:
+        yield from _mxfp4(site, values)
     else:
         yield from _nvfp4(site, values)
 
@@ -71,6 +77,43 @@ def _nvfp4(site: str, values: Values) -> Iterator[Finding]:
             )  # fmt: skip
     if values["code_largest"] < _LEAST_LARGEST and values["code_zero"] < 1.0 - _SOME:
         yield _unused(site, values, "code_largest", "of the codes are the largest, ±6")
+
+
+def _mxfp4(site: str, values: Values) -> Iterator[Finding]:
+    """Scales are powers of two: each block fits within an octave, or its scale is another's."""
+    if values["low_blocks"] >= _SOME:
+        yield _unused(site, values, "low_blocks", "of the blocks reach no code of 3 and more")
+    if values["code_largest"] >= _SATURATED:
+        yield finding(
+            site, values,
+            claim=f"the scales of {site} are too small: {values['code_largest']:.1%} of the codes "
+            "are the largest, ±6",
+            cause=Cause.SCALE_WRONG,
+            severity=Severity.WARN,
+            effect=values["code_largest"],
+            unit="share of codes",
+            control=_CONTROL,
+            remedy="pack it again with scales from the largest magnitude of each block",
+        )  # fmt: skip
+    if values["empty"] >= _SOME:
+        yield _scale(
+            site, values, "empty", "of codes 0 only", Cause.SCALE_WRONG,
+            "pack these outputs again: the weights of these blocks are lost",
+        )  # fmt: skip
+
+
+def _smoothing(site: str, values: Values) -> Finding:
+    return finding(
+        site, values,
+        claim=f"{values['input_scale_invalid']:.1%} of the scales of the inputs of {site} "
+        "(pre_quant_scale) are zero, negative, NaN or infinite",
+        cause=Cause.SCALE_WRONG,
+        severity=Severity.WARN,
+        effect=values["input_scale_invalid"],
+        unit="share of inputs",
+        control="a smoothing factor is a finite number above 0",
+        remedy="pack the weight again; its inputs are lost or turned round",
+    )  # fmt: skip
 
 
 def _integers(site: str, values: Values) -> Iterator[Finding]:

@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 
 from qprobe.engine.sweep.index import Entry, Standing
 from qprobe.errors import InputError
-from qprobe.inference.against_baseline import Effect, Mean, Pairs, effects, mean
+from qprobe.inference.against_baseline import Effect, Key, Mean, by_fold, by_key, mean
 from qprobe.records import settings
 from qprobe.records.schema import Json
 
 LOWER_IS_BETTER = frozenset({"loss"})
-
-#: What a pair has in common: seed and fold.
-Key = tuple[int, int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +132,12 @@ class _Gathering:
         for recipe, found in self.scores.items():
             if recipe == self.asked.baseline:
                 continue
-            for key in sorted(found.keys() - baseline.keys(), key=_by_fold):
+            for key in sorted(found.keys() - baseline.keys(), key=by_fold):
                 self.notes.append(
                     f"{_name(recipe, key)} has no {self.asked.baseline} run of the same seed and "
                     "fold: it counts in the mean and in no pair."
                 )
-            for key in sorted(baseline.keys() - found.keys(), key=_by_fold):
+            for key in sorted(baseline.keys() - found.keys(), key=by_fold):
                 if (recipe, key) not in self.explained:
                     self.notes.append(f"{_name(recipe, key)} was never run; the baseline was.")
 
@@ -149,9 +146,7 @@ def _group(
     members: Sequence[Entry], common: Mapping[str, Json], title: str, asked: Question
 ) -> Group:
     gathering = _Gathering(asked)
-    for one in sorted(
-        members, key=lambda one: (str(one.config.get("recipe")), _by_fold(_key(one)))
-    ):
+    for one in sorted(members, key=lambda one: (str(one.config.get("recipe")), by_fold(_key(one)))):
         gathering.add(one)
     baseline = gathering.scores.get(asked.baseline)
     if baseline is not None:
@@ -169,30 +164,20 @@ def _group(
     return Group(
         title=title,
         settings=common,
-        rows=_rows(gathering.scores, baseline or {}, asked),
+        rows=_rows(gathering.scores, asked),
         notes=tuple(gathering.notes),
     )
 
 
-def _rows(
-    scores: Mapping[str, Mapping[Key, float]], baseline: Mapping[Key, float], asked: Question
-) -> tuple[Row, ...]:
+def _rows(scores: Mapping[str, Mapping[Key, float]], asked: Question) -> tuple[Row, ...]:
     """The baseline first, the others by name."""
     order = sorted(scores, key=lambda recipe: (recipe != asked.baseline, recipe))
-    paired = {}
-    for recipe in order:
-        keys = sorted(scores[recipe].keys() & baseline.keys(), key=_by_fold)
-        if keys and recipe != asked.baseline:
-            paired[recipe] = Pairs(
-                recipe=[scores[recipe][key] for key in keys],
-                baseline=[baseline[key] for key in keys],
-            )
-    found = effects(
-        list(paired.values()),
+    by_recipe = by_key(
+        scores,
+        asked.baseline,
         level=asked.level,
         higher_is_better=asked.metric not in LOWER_IS_BETTER,
     )
-    by_recipe = dict(zip(paired, found, strict=True))
     return tuple(
         Row(
             recipe=recipe,
@@ -208,10 +193,6 @@ def _key(one: Entry) -> Key:
     if not isinstance(seed, int) or not isinstance(fold, int | None):
         raise InputError(f"{one.path} has seed {seed!r} and fold {fold!r}; it was made otherwise.")
     return seed, fold
-
-
-def _by_fold(key: Key) -> tuple[int, int]:
-    return key[0], -1 if key[1] is None else key[1]
 
 
 def _name(recipe: str, key: Key) -> str:

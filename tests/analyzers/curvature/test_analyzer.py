@@ -45,6 +45,25 @@ def test_least_squares_by_hand():
     assert 0 < found["", "along_gradient"] <= found["", "eigenvalue0"] * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_the_curvature_of_the_same_weights_in_float32(dtype):
+    half, _ = linear(dtype)
+    wide, matrix = linear(dtype)
+    wide.model.float()
+    batches = [tuple(one.float() for one in batch) for batch in wide.batches()]
+    wide = replace(wide, batches=lambda: batches)
+    measured = list(Curvature(draws=20).measure(half))
+    found, theirs = values(measured), values(Curvature(draws=20).measure(wide))
+    assert found.pop(("", "widened")) == 1.0
+    assert found == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+    assert found["", "eigenvalue0"] == pytest.approx(
+        float(torch.linalg.eigvalsh(matrix)[-1]), rel=0.1
+    )
+    records = [one for one in measured if not isinstance(one, Array)]
+    (said,) = Curvature().analyze(records)
+    assert "in half precision, and was copied to float32" in said.control
+
+
 def test_every_estimate_has_its_standard_error():
     found = values(SMALL.measure(awkward()))
     exact = {"asymmetry", "samples", "parameters", "units", "gradient_norm", "error_norm", "loss"}

@@ -62,14 +62,38 @@ def test_a_loss_without_second_derivative_is_named():
         operator(torch.ones(operator.size))
 
 
+class Halved(nn.Sequential):
+    """Insists on its own dtype."""
+
+    def __init__(self, *sizes):
+        super().__init__(nn.Linear(*sizes))
+
+    def forward(self, x):
+        return super().forward(x.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32_and_stays_as_it_is(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).to(dtype).eval()
+    half = subject(model, data(dtype))
+    replica = Replica(half, 2)
+    assert replica.widened
+    assert {one.dtype for one in replica.values} == {torch.float32}
+    assert replica.model[1].running_var.dtype == torch.float32
+    assert {one.dtype for one in model.parameters()} == {dtype}
+    assert torch.equal(replica.model[0].weight, model[0].weight.float())
+    assert replica.losses(0).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
         (lambda: subject(nn.Sequential(nn.Linear(8, 8)), []), "has no batch"),
         (lambda: subject(nn.Sequential(nn.Linear(8, 8)), data(samples=1)), "needs at least 2"),
         (
-            lambda: subject(nn.Sequential(nn.Linear(8, 8).bfloat16()), data(torch.bfloat16)),
-            "0.weight is torch.bfloat16, and curvature needs float32",
+            lambda: subject(nn.Sequential(Halved(8, 8).bfloat16()), data(torch.bfloat16)),
+            "in half precision and cannot be computed in float32",
         ),
         (
             lambda: subject(nn.Sequential(nn.Linear(8, 8)), data(), lambda y, b: y.sum()),

@@ -1,5 +1,7 @@
 """Gradients that follow by hand, and autograd on plain layers as the slow way."""
 
+from math import inf
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,9 +9,11 @@ from torch import Tensor, nn
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization import Bounds, Dequantization, Search
 from qprobe.analyzers.dequantization.emit import Measured
+from qprobe.analyzers.dequantization.findings import findings
 from qprobe.analyzers.dequantization.gradients import products
 from qprobe.analyzers.scores import MeanLoss
 from qprobe.quant import convert, fake_quantize, recipe
+from qprobe.records.schema import Severity
 
 ONLY = Search(mode="screen", operands=False, sensitivity=False, agreement=0, cumulative=0, draws=64)
 
@@ -89,3 +93,22 @@ def test_a_layer_without_a_gradient_is_told_apart():
     found = lost(model, [(torch.randn(4, 16), torch.zeros(4, 16))] * 2, "nvfp4")
     assert found.value("zero_gradient", "0", "wgrad dy") == 1.0
     assert found.interval("lost_decrease", "0", "wgrad dy") is None
+
+
+def test_one_batch_has_a_value_and_no_interval():
+    model = nn.Sequential(nn.Linear(32, 32)).eval()
+    convert(model, "nvfp4", layers="all")
+    found = lost(model, [(torch.randn(8, 32), torch.randn(8, 32))], "nvfp4")
+    assert found.intervals("lost_decrease", "wgrad dy") == {}
+    single = found.single("lost_decrease")
+    assert set(single) == {("0", f"{g} {o}") for g, o in products_of("nvfp4")}
+    told = [one for one in findings(found) if "n = 1 batch, no interval" in one.claim]
+    (one,) = told
+    assert (one.low, one.high, one.n) == (-inf, inf, 1)
+    assert one.effect == max(single.values(), key=abs)
+    assert one.severity is Severity.INFO
+    assert "at least 2 batches" in one.remedy
+
+
+def products_of(name):
+    return [tuple(product.name.split()) for product in products(recipe(name))]

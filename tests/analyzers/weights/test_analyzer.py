@@ -166,10 +166,54 @@ def test_a_nan_scale_is_found(opened, generator):
     assert any("NaN, infinite or negative" in f.claim for f in findings(opened(parts)))
 
 
+def exponents(weight, shift=0, up=True):
+    """MXFP4 of a weight, its scales rounded up or down, and up by so many octaves more."""
+    blocks = weight.unflatten(1, (-1, 32))
+    largest = blocks.abs().amax(2)
+    exponent = (largest / 6.0).log2().ceil() if up else largest.log2().floor() - 2.0
+    exponent = exponent + shift
+    sizes = (blocks.abs() / torch.exp2(exponent).unsqueeze(2)).clamp(max=6.0).flatten(1)
+    levels = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    codes = (sizes.unsqueeze(-1) - levels).abs().argmin(-1).to(torch.uint8)
+    codes |= (weight < 0).to(torch.uint8) << 3
+    return {
+        "fc.weight_packed": codes[:, 0::2] | (codes[:, 1::2] << 4),
+        "fc.weight_scale": (exponent + 127).to(torch.uint8),
+    }
+
+
+@pytest.mark.parametrize(
+    ("shift", "says"),
+    [(0, None), (2, "reach no code of 3 and more"), (-3, "scales of fc are too small")],
+)
+@pytest.mark.parametrize("up", [True, False])
+def test_scales_that_are_exponents(shift, says, up, opened, generator):
+    weight = torch.randn(64, 256, generator=generator) * 0.02
+    found = findings(opened(exponents(weight, shift, up)))
+    assert [one.cause for one in found] == ([] if says is None else [Cause.SCALE_WRONG])
+    assert all(says in one.claim and one.severity is Severity.WARN for one in found)
+
+
+def test_an_exponent_that_is_nan_is_found(opened, generator):
+    parts = exponents(torch.randn(64, 64, generator=generator))
+    parts["fc.weight_scale"][3, 1] = 255
+    assert any("NaN, infinite or negative" in f.claim for f in findings(opened(parts)))
+
+
+def test_smoothing_that_cannot_be_meant_is_found(opened, generator):
+    parts = pack_nvfp4(torch.randn(64, 64, generator=generator))
+    smoothing = torch.ones(64)
+    assert findings(opened(parts | {"fc.pre_quant_scale": smoothing})) == []
+    smoothing[5] = 0.0
+    (found,) = findings(opened(parts | {"fc.pre_quant_scale": smoothing}))
+    assert "1.6% of the scales of the inputs of fc" in found.claim
+
+
 def test_records_say_what_was_not_judged(opened, generator):
     records = ANALYZER.measure_checkpoint(opened(healthy(generator)), Depth.QUICK)
     counts = {r.key: r.value for r in records if r.site == ""}
     assert counts == {
+        "weights": 13.0,
         "weights_product": 6.0,
         "weights_embedding": 1.0,
         "weights_narrow": 2.0,

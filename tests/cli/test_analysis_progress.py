@@ -1,0 +1,65 @@
+import pytest
+
+from qprobe.analyzers.analysis import Watcher
+from qprobe.cli.analysis_progress import Bar, Lines, watcher
+from qprobe.records import Record
+
+
+def record(key, probe="dequantization", site="fc"):
+    return Record("", 0, site, "", probe, key, 8.0)
+
+
+def test_a_pipe_gets_a_line_for_each_stage(capsys):
+    lines = watcher()
+    assert isinstance(lines, Lines)
+    lines.stages(["dequantization", "observation"])
+    for name in ("dequantization", "observation", "one more than announced"):
+        lines.stage(name)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "[1/2] dequantization", "[2/2] observation", "[3/3] one more than announced",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def bar():
+    made = Bar()
+    made.stages(["dequantization", "short_run"])
+    yield made
+    made.close()
+
+
+def completed(bar: Watcher) -> float:
+    return bar._progress.tasks[0].completed  # type: ignore[attr-defined]
+
+
+def test_the_bar_moves_within_a_stage_and_never_back(bar):
+    bar.stage("dequantization")
+    assert completed(bar) == 0.0
+    seen = []
+    for key in ("gap", "recovery.low", "screen", "something else", "cumulative"):
+        bar.seen(record(key))
+        seen.append(completed(bar))
+    assert seen == sorted(seen)
+    assert 0.0 < seen[0] < seen[-1] < 1.0
+    bar.stage("short_run")
+    assert completed(bar) == 1.0
+
+
+def test_short_runs_are_counted_by_their_steps(bar):
+    bar.stage("dequantization")
+    bar.stage("short_run")
+    bar.seen(record("steps", "short_run"))
+    for step in range(1, 9):
+        bar.seen(record("loss.as it is", "short_run"))
+        assert completed(bar) == 1.0 + step / 8
+    bar.seen(record("loss.as it is", "short_run"))  # a rehearsal more than announced
+    assert completed(bar) == 2.0
+
+
+def test_weights_are_counted(bar):
+    bar.stage("dequantization")
+    bar.seen(Record("", 0, "", "weight", "weights", "weights", 4.0))
+    for number, site in enumerate(["a", "a", "b", "c", "d"], start=1):
+        bar.seen(record("kurtosis", "weights", site))
+        assert completed(bar) == pytest.approx(max(1, number - 1) / 4)

@@ -1,0 +1,143 @@
+"""A view of an analysis from literal records and findings."""
+
+from dataclasses import replace
+
+import pytest
+
+from qprobe.cli.analysis_view import Subtitle, view
+from qprobe.records import Finding, Record, Role, Severity
+from qprobe.records.schema import Cause
+
+ABOUT = Subtitle(title="cnn tiny", recipe="int4-tensor", score="auprc")
+FOUND = Finding(
+    analyzer="outliers", claim="odd", cause=Cause.CHANNEL_OUTLIER, severity=Severity.WARN,
+    sites=("head",), roles=(Role.INPUT,), effect=9.0, unit="times", low=9.0, high=9.0, n=8,
+    control="", remedy="finer scales", reference="",
+)  # fmt: skip
+
+
+def interval(key, estimate, low, high, site="", probe="dequantization"):
+    values = {"": estimate, ".low": low, ".high": high, ".n": 16.0}
+    return [Record("", 0, site, "", probe, key + part, value) for part, value in values.items()]
+
+
+def scored(gap=0.12, low=0.08, high=0.25):
+    return [*interval("gap", gap, low, high), *interval("score.high_precision", 0.83, 0.7, 0.9)]
+
+
+HEAD = interval("recovery", 0.09, 0.06, 0.19, "head")
+STEM = interval("recovery", 0.01, -0.02, 0.03, "stem")
+
+
+def test_the_verdict_names_the_layer_and_its_share():
+    seen = view(ABOUT, [*scored(), *STEM, *HEAD], [FOUND])
+    assert seen.problem
+    assert seen.verdict == (
+        "int4-tensor costs 0.120 AUPRC [0.080, 0.250] of 0.830; head alone is 75% of it."
+    )
+    (row,) = seen.rows  # the stem surely recovers nothing and is not odd
+    assert (row.site, row.cause, row.share) == ("head", Cause.CHANNEL_OUTLIER, pytest.approx(0.75))
+    assert (row.remedy, row.verified) == ("finer scales", "")
+
+
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        (scored(0.001, -0.002, 0.004), "No problem found: int4-tensor costs 0.001"),
+        (scored(-0.01, -0.02, -0.001), "No problem found: int4-tensor scores 0.010 AUPRC better"),
+        (scored(), "which layers cost it was not measured"),
+        ([*scored(), *STEM], "no single layer surely recovers any of it"),
+    ],
+)
+def test_other_verdicts(records, says):
+    assert says in view(ABOUT, records, []).verdict
+
+
+def test_a_cause_that_is_not_known_comes_with_what_it_is_not():
+    looked = [
+        Record("", 0, "head", "input", "conformance", "n", 8.0),
+        Record("", 0, "head", "grad_output", "output_error", "n", 8.0),
+        Record("", 0, "stem", "output", "attention_logits", "n", 8.0),
+    ]
+    (row,) = view(ABOUT, [*scored(), *HEAD, *looked], []).rows
+    assert row.cause is Cause.NOT_EXPLAINED
+    assert row.ruled_out == ("a wrong quantizer", "outliers")
+    (row,) = view(ABOUT, [*scored(), *HEAD], []).rows
+    assert row.ruled_out == ()
+    (row,) = view(ABOUT, [*scored(), *HEAD, *looked], [FOUND]).rows
+    assert row.ruled_out == ("a wrong quantizer",)
+
+
+def test_a_layer_that_costs_nothing_and_is_only_noted_is_no_row():
+    noted = replace(FOUND, sites=("stem",), severity=Severity.INFO)
+    records = [*scored(), *STEM, *HEAD]
+    assert [row.site for row in view(ABOUT, records, [noted]).rows] == ["head"]
+    assert [row.site for row in view(ABOUT, records, [replace(FOUND, sites=("stem",))]).rows] == [
+        "head", "stem",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gains", "remedy", "verified"),
+    [
+        ({"x": (0.08, 0.05, 0.1), "bf16": (0.1, 0.06, 0.2)}, "x: +0.080 (80% of bf16)", "verified"),
+        ({"x": (0.08, -0.01, 0.1)}, "keep in bf16", "no 4-bit remedy helps surely"),
+    ],
+)
+def test_remedies_that_were_tried(gains, remedy, verified):
+    tried = [
+        one
+        for name, found in gains.items()
+        for one in interval(f"recovery.{name}", *found, site="head", probe="verification")
+    ]
+    (row,) = view(ABOUT, [*scored(), *HEAD, *tried], [FOUND]).rows
+    assert (row.remedy, row.verified) == (remedy, verified)
+
+
+def test_what_the_backward_products_lose_is_told_apart():
+    backward = replace(FOUND, roles=(Role.GRAD_OUTPUT,), claim="short", cause=Cause.ROUNDING_BIAS)
+    seen = view(ABOUT, [*scored(), *HEAD], [backward])
+    assert seen.rows[0].cause is Cause.NOT_EXPLAINED
+    assert "In training: short; finer scales." in seen.caveats
+
+
+def test_short_runs_and_recipes_are_told_in_sentences():
+    ran = replace(FOUND, analyzer="short_run", severity=Severity.INFO, claim="8 steps lower it")
+    assert "8 steps lower it." in view(ABOUT, [*scored(), *HEAD], [ran]).caveats
+    about = Subtitle(title="runs", recipe=None, score=None)
+    recipe = replace(FOUND, analyzer="recipes", sites=(), roles=(), claim="nvfp4 is worse")
+    seen = view(about, [], [recipe])
+    assert seen.verdict == (
+        "1 of 1 comparison of recipes in runs surely lose score: nvfp4 is worse."
+    )
+    assert seen.problem
+    fine = view(about, [], [replace(recipe, severity=Severity.INFO)])
+    assert fine.verdict == "No problem found in 1 comparison of recipes in runs."
+
+
+def test_what_was_not_measured_is_joined_by_its_reason():
+    def missed(site, reason):
+        return Record("", 0, site, "", "analysis", f"not_measured.{reason}", 1.0)
+
+    seen = view(
+        ABOUT,
+        [
+            missed("observation", "softmax_levels: the model has no such site"),
+            missed("observation", "attention_logits: the model has no such site"),
+            missed("weights", "left out"), missed("fusion", "left out"), missed("a", "alone: so"),
+        ],
+        [],
+    )  # fmt: skip
+    assert seen.not_measured == (
+        "softmax_levels, attention_logits: the model has no such site",
+        "weights, fusion: left out",
+        "a: alone: so",
+    )
+
+
+def test_weights_alone_have_no_score():
+    about = Subtitle(title="m.safetensors", recipe=None, score=None)
+    judged = [Record("", 0, str(n), "weight", "weights", "judged", 1.0) for n in range(3)]
+    assert "No problem found in 3 weights" in view(about, judged, []).verdict
+    seen = view(about, judged, [replace(FOUND, analyzer="weights", roles=(Role.WEIGHT,))])
+    assert seen.verdict.startswith("1 of 3 weights of m.safetensors would suffer in four bits")
