@@ -48,7 +48,10 @@ class QuantizedLayer(nn.Module):
                 "cast one of them or use torch.autocast."
             )
         y: Tensor = multiply(x, weight, kernel, self.setup)
-        return y if bias is None else y + bias
+        if bias is None:
+            return y
+        # Nobody else has seen the product, and without a gradient nothing refers to it.
+        return y + bias if torch.is_grad_enabled() else y.add_(bias)
 
 
 class Linear(QuantizedLayer, nn.Linear):
