@@ -84,6 +84,12 @@ class Replicates:
             level=self.level,
         )
 
+    @property
+    def judged(self) -> bool:
+        """Whether there is an interval: score and nearly all draws are defined."""
+        undefined = int(self.draws.mask.sum())
+        return not self.estimate.mask.any() and undefined <= MOST_UNDEFINED * len(self.draws)
+
     def interval(self) -> Interval:
         """The limits; refused where the score or too many of its draws are undefined."""
         if self.estimate.mask.any():
