@@ -64,8 +64,8 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     0.8333
     """
     negatives, positives = _descending(histograms)
-    # Bins above the first score add nothing, and bins without a positive add nothing but what is
-    # seen at the next: most of the work is the harmonic sums, and then these cumulative ones.
+    # Bins above the first score add nothing, and those above or below all positives need no
+    # harmonic sum, which is most of the work.
     scored, holding = _filled(negatives, positives), _filled(positives)
     negatives, positives = negatives[..., scored], positives[..., scored]
     hits = positives.cumsum(-1) - positives
@@ -84,8 +84,8 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
 def _harmonic(first: Floats, count: Floats) -> Floats:
     """``ψ(first + count) − ψ(first)``, for counts of any size the sum of ``1/(first + i)``.
 
-    From 16 on by the asymptotic series ``ψ(x) = ln x − 1/2x − 1/12x² + 1/120x⁴ − 1/252x⁶ + 1/240x⁸``
-    whose first term left out is 7e-15 there; it costs a fifth of the function itself.
+    From 16 on by the series ``ψ(x) = ln x − 1/2x − 1/12x² + 1/120x⁴ − 1/252x⁶ + 1/240x⁸``, whose
+    first term left out is 7e-15 there; it costs a fraction of the function itself.
 
     >>> _harmonic(np.array([1.0, 100.0]), np.array([2.0, 1.0])).round(12).tolist()
     [1.5, 0.01]

@@ -50,8 +50,9 @@ class QuantizedLayer(nn.Module):
         y: Tensor = multiply(x, weight, kernel, self.setup)
         if bias is None:
             return y
-        # Nobody else has seen the product, and without a gradient nothing refers to it.
-        return y + bias if torch.is_grad_enabled() else y.add_(bias)
+        if torch.is_grad_enabled() or bias.dtype != y.dtype:
+            return y + bias
+        return y.add_(bias)  # nobody else has seen the product
 
 
 class Linear(QuantizedLayer, nn.Linear):

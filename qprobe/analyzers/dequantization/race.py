@@ -3,8 +3,8 @@
 Layers are taken in the order of their screen values, three times as many as are asked for. All see
 the first quarter of the batches, three quarters of them the second, half of them the rest: at each
 look those with the lowest score leave. Where there are groups enough, whoever is below the best
-``top`` beyond the paired interval of their difference leaves too. What is left of the layers follows
-in smaller lots. After each lot the race ends when the ``top``-th exact lower limit exceeds what the
+``top`` beyond the paired interval of their difference leaves too. The other layers follow in
+smaller lots. After each lot the race ends when the ``top``-th exact lower limit exceeds what the
 next layer can be expected to reach: its screen value times the 95th percentile of recovery/screen
 so far. That bound is a heuristic, as are leaving by rank and looking at an interval several times;
 the report says how well the screen agreed with the truth.
