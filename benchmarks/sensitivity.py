@@ -1,6 +1,6 @@
 """Which five layers cost most in 4 bits: how many evaluations it takes, and who finds them.
 
-    python benchmarks/sensitivity.py [--quick] [--cases N] [--json]
+    python benchmarks/sensitivity.py [--quick] [--cases N] [--peers N] [--store FOLDER] [--json]
 
 The truth is the score recovered by each layer alone in high precision, with a paired bootstrap
 interval over patients, on all validation data. Ours is `qprobe.analyzers.dequantization`; beside it
@@ -11,7 +11,8 @@ quantized, and the squared gradient times the squared output error (ModelOpt's t
 A pass is one evaluation of the model in high precision, CPU time of this thread, median over a
 model's cases; what a method sets up counts. A top five is the same when layers that differ can be
 matched so that each one's true recovery is inside the other's interval; strictly the same when none
-differ. Random states are fixed: only times change from run to run.
+differ. Random states are fixed: only times change from run to run. With a store, trained models and
+the results of finished cases are kept there, and a run that was interrupted goes on.
 """
 
 import argparse
@@ -20,13 +21,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import permutations
+from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from interleaved import machine, seconds
-from sensitivity_zoo import STEPS, Case, cases, subject
+from sensitivity_zoo import STEPS, Case, cases, keep_trained, subject
 from torch import Tensor
 
 from qprobe.analyzers.base import Subject
@@ -168,8 +171,8 @@ def methods(one: Subject) -> dict[str, Callable[[], list[str] | Measured | float
     }
 
 
-def run(case: Case, steps: int, slow: bool) -> list[Result]:
-    """All methods on one case; the slowest only where asked."""
+def run(case: Case, steps: int, peers: bool) -> list[Result]:
+    """All methods on one case; those of others only where asked."""
     one = subject(case, steps)
     layers = len(quantized_layers(one.model))
     plain_pass(one)
@@ -178,7 +181,7 @@ def run(case: Case, steps: int, slow: bool) -> list[Result]:
     truth: Truth = {}
     loss = False
     for name, call in methods(one).items():
-        if name.startswith("restore") and not slow:
+        if not name.startswith("ours") and not peers:
             continue
         kept: list[object] = []
         spent = seconds(lambda call=call, kept=kept: kept.append(call()))
@@ -233,17 +236,35 @@ def table(results: list[Result]) -> list[str]:
     return lines
 
 
+def stored(path: Path | None, make: Callable[[], list[Result]]) -> list[Result]:
+    """A finished case's results from the store, or made and put there."""
+    if path is not None and path.is_file():
+        return [Result(**row) for row in json.loads(path.read_text())]
+    results = make()
+    if path is not None:
+        path.write_text(json.dumps([asdict(one) for one in results]))
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only show that everything runs")
-    parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--peers", type=int, default=10, help="cases for methods of others too")
+    parser.add_argument("--store", type=Path, help="folder of trained models and finished cases")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     count, steps = (1, 2) if arguments.quick else (arguments.cases, STEPS)
     results: list[Result] = []
+    store = arguments.store
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+        keep_trained(store)
     for number, case in enumerate(cases(count)):
-        results += run(case, steps, slow=number < 2)
+        path = None if store is None else store / f"{case} {steps}.json".replace(" ", "-")
+        peers = number < arguments.peers
+        results += stored(path, partial(run, case, steps, peers))
         if not arguments.json:
             print(f"{case}: {', '.join(_short(r) for r in results if r.case == str(case))}")
     if arguments.json:

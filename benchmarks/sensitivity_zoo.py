@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from random import Random
 
 import torch
@@ -65,6 +66,16 @@ def cases(count: int) -> list[Case]:
     return [*natural, *planted][:count]
 
 
+#: Where trained weights are kept; None: nowhere.
+_folder: Path | None = None
+
+
+def keep_trained(folder: Path) -> None:
+    """Train each model once, and from then on take its weights from ``folder``."""
+    global _folder  # noqa: PLW0603  (an option of the command)
+    _folder = folder
+
+
 @cache
 def trained(arch: str, steps: int) -> Workbench:
     """A model of ten blocks after a short training on generated scans."""
@@ -86,6 +97,21 @@ def trained(arch: str, steps: int) -> Workbench:
         warmup=min(20, steps // 2),
     )
     bench = prepare(config)
+    path = None if _folder is None else _folder / f"{arch}-{steps}.pt"
+    if path is not None and path.is_file():
+        bench.model.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        _train(bench, steps)
+        if path is not None:
+            torch.save(bench.model.state_dict(), path)
+    bench.model.eval()
+    validation = bench.validation
+    everything = validation.order(0)
+    bench.validation = Loader(validation.dataset, everything, LoaderConfig(batch=EVALUATED))
+    return bench
+
+
+def _train(bench: Workbench, steps: int) -> None:
     bench.model.train()
     done = 0
     while done < steps:
@@ -99,11 +125,6 @@ def trained(arch: str, steps: int) -> Workbench:
             done += 1
             if done == steps:
                 break
-    bench.model.eval()
-    validation = bench.validation
-    everything = validation.order(0)
-    bench.validation = Loader(validation.dataset, everything, LoaderConfig(batch=EVALUATED))
-    return bench
 
 
 def subject(case: Case, steps: int) -> Subject:

@@ -84,6 +84,12 @@ class Replicates:
             level=self.level,
         )
 
+    @property
+    def judged(self) -> bool:
+        """Whether there is an interval: score and nearly all draws are defined."""
+        undefined = int(self.draws.mask.sum())
+        return not self.estimate.mask.any() and undefined <= MOST_UNDEFINED * len(self.draws)
+
     def interval(self) -> Interval:
         """The limits; refused where the score or too many of its draws are undefined."""
         if self.estimate.mask.any():
@@ -252,5 +258,6 @@ def _by_group(statistics: ArrayLike, groups: Sequence[Hashable] | None) -> Float
         raise InputError(f"{len(values)} samples need as many groups, got {len(groups)}.")
     index = {group: at for at, group in enumerate(dict.fromkeys(groups))}
     summed = np.zeros((len(index), *values.shape[1:]))
-    np.add.at(summed, [index[group] for group in groups], values)
+    for group, sample in zip(groups, values, strict=True):
+        summed[index[group]] += sample  # the order of np.add.at, which is slow on wide rows
     return summed

@@ -14,6 +14,8 @@ from qprobe.errors import InputError
 Floats = NDArray[np.float64]
 #: Values of which some may be undefined; ``.tolist()`` gives None for those.
 Masked = np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]]
+#: From here on digamma is its asymptotic series to the last digit.
+_SERIES = 16.0
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -62,18 +64,53 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     0.8333
     """
     negatives, positives = _descending(histograms)
+    # Bins above the first score add nothing, and those above or below all positives need no
+    # harmonic sum, which is most of the work.
+    scored, holding = _filled(negatives, positives), _filled(positives)
+    negatives, positives = negatives[..., scored], positives[..., scored]
     hits = positives.cumsum(-1) - positives
     seen = hits + negatives.cumsum(-1) - negatives
-    # Bins without a positive anywhere add nothing, and digamma is most of the work.
-    there = positives.any(axis=tuple(range(positives.ndim - 1)))
+    holding = slice(holding.start - scored.start, holding.stop - scored.start)
     negatives, positives, hits, seen = (
-        part[..., there] for part in (negatives, positives, hits, seen)
+        part[..., holding] for part in (negatives, positives, hits, seen)
     )
     stretch = 1 + negatives / (positives + 1)
     start = seen / stretch
-    harmonic = digamma(start + positives + 1) - digamma(start + 1)
+    harmonic = _harmonic(start + 1, positives)
     added = (positives + (hits - start) * harmonic) / stretch
     return _per_positive(added.sum(-1), positives.sum(-1))
+
+
+def _harmonic(first: Floats, count: Floats) -> Floats:
+    """``ψ(first + count) − ψ(first)``, for counts of any size the sum of ``1/(first + i)``.
+
+    From 16 on by the series ``ψ(x) = ln x − 1/2x − 1/12x² + 1/120x⁴ − 1/252x⁶ + 1/240x⁸``, whose
+    first term left out is 7e-15 there; it costs a fraction of the function itself.
+
+    >>> _harmonic(np.array([1.0, 100.0]), np.array([2.0, 1.0])).round(12).tolist()
+    [1.5, 0.01]
+    """
+    last = first + count
+    found: Floats = np.log(last / first) + _correction(first) - _correction(last)
+    small = first < _SERIES
+    found[small] = digamma(last[small]) - digamma(first[small])
+    return found
+
+
+def _correction(x: Floats) -> Floats:
+    """``ln x − ψ(x)`` from its series."""
+    inverse = 1.0 / x
+    square = inverse * inverse
+    tail = 1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240))
+    corrected: Floats = 0.5 * inverse + square * tail
+    return corrected
+
+
+def _filled(*counts: Floats) -> slice:
+    """From the first to the last bin that holds something at any leading index."""
+    largest = [one.reshape(-1, one.shape[-1]).max(0, initial=0.0) for one in counts]
+    filled = np.flatnonzero(np.maximum.reduce(largest))
+    return slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0)
 
 
 def average_precision_bounds(histograms: ArrayLike) -> tuple[Masked, Masked]:

@@ -47,9 +47,36 @@ def reduced_axes(x: Tensor, granularity: Granularity, axis: Axis) -> tuple[int, 
     return axes
 
 
+def _absmax(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The largest magnitude along ``axes``, which are kept with size 1."""
+    if not axes:
+        return x.abs()
+    high = low = x
+    if 1 < len(axes) < x.dim():
+        high, low = _over_first(x, axes)
+    return torch.maximum(high.amax(axes, True), -low.amin(axes, True))
+
+
+def _over_first(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The largest and smallest along the slowest axis in memory, where that is one of ``axes``.
+
+    What is left is small. Taken together, axes with one that stays between or behind them (channels
+    last) are reduced number by number, 7 times slower.
+    """
+    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    dense = x.permute(order)
+    if order[0] not in axes or not dense.is_contiguous():
+        return x, x
+    rows, back = dense.flatten(1), [order.index(axis) for axis in range(x.dim())]
+    high, low = (
+        row.view(1, *dense.shape[1:]).permute(back) for row in (rows.amax(0), rows.amin(0))
+    )
+    return high, low
+
+
 def scales(x: Tensor, form: IntFormat, axes: tuple[int, ...]) -> IntScales:
     """The scales of float32 ``x`` shared over ``axes``."""
-    absmax = x.abs() if not axes else torch.maximum(x.amax(axes, True), -x.amin(axes, True))
+    absmax = _absmax(x, axes)
     small = (absmax > 0) & (absmax < _SMALLEST * form.largest)
     lift = torch.ones_like(absmax).masked_fill_(small, _LIFT)
     lifted = (absmax * lift).div_(torch.full_like(absmax, form.largest))

@@ -48,7 +48,11 @@ class QuantizedLayer(nn.Module):
                 "cast one of them or use torch.autocast."
             )
         y: Tensor = multiply(x, weight, kernel, self.setup)
-        return y if bias is None else y + bias
+        if bias is None:
+            return y
+        if torch.is_grad_enabled() or bias.dtype != y.dtype:
+            return y + bias
+        return y.add_(bias)  # nobody else has seen the product
 
 
 class Linear(QuantizedLayer, nn.Linear):

@@ -14,6 +14,7 @@ the hardware does with bfloat16 (exact products, float32 sums, one rounding) is 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any, ClassVar, Protocol, cast
 
@@ -323,8 +324,13 @@ def _operand(spec: QuantSpec, role: Role, kernel: Kernel, gemm: Gemm) -> Operand
     granularity = _granularity(spec.granularity, role.operand, kernel)
     if granularity is Granularity.CHANNEL:
         axes = kernel.channel_axes(role.operand)
-    resolved = QuantSpec(format=spec.format, rounding=spec.rounding, granularity=granularity)
-    return Operand(axes=axes, spec=resolved)
+    return Operand(axes=axes, spec=_resolved(spec, granularity))
+
+
+@cache
+def _resolved(spec: QuantSpec, granularity: Granularity) -> QuantSpec:
+    """An integer's spec in a layer; making one is checked, and every call of a layer asks."""
+    return QuantSpec(format=spec.format, rounding=spec.rounding, granularity=granularity)
 
 
 def _granularity(granularity: Granularity, operand: str, kernel: Kernel) -> Granularity:

@@ -92,6 +92,20 @@ def test_bounds_enclose_the_exact_value_and_that_of_the_bins(seed, decimals, bin
     assert low - 1e-12 <= float(average_precision_of_histograms(counts)) <= high + 1e-12
 
 
+def test_value_of_crowded_bins_is_the_sum_of_its_definition():
+    """Counts from a few to many thousands: both sides of where the series takes over."""
+    rng = np.random.default_rng(5)
+    negatives = np.concatenate([[0, 0], rng.integers(0, 9000, 12), rng.integers(0, 6, 8), [0]])
+    positives = np.concatenate([[0, 3], rng.integers(0, 400, 12), rng.integers(0, 4, 8), [0]])
+    total, hits, misses = 0.0, 0, 0
+    for n, p in zip(negatives[::-1].tolist(), positives[::-1].tolist(), strict=True):
+        for i in range(1, p + 1):
+            total += (hits + i) / (hits + i + misses + n * i / (p + 1))
+        hits, misses = hits + p, misses + n
+    found = average_precision_of_histograms([negatives, positives])
+    assert float(found) == pytest.approx(total / hits, rel=1e-13)
+
+
 def test_bounds_are_reached():
     """One bin of 2 positives and 3 negatives, ranked worst (distinct) and best (tied) inside it."""
     low, high = average_precision_bounds([[3], [2]])

@@ -12,6 +12,7 @@ from qprobe.quant import (
     IntFormat,
     QuantSpec,
     fake_quantize,
+    integer,
     quantize,
 )
 
@@ -94,6 +95,23 @@ def test_the_error_is_at_most_half_a_step() -> None:
     x = sample(6, 100, 100)
     q = quantize(x, QuantSpec(format=INT8, granularity=Granularity.TOKEN))
     assert ((q.dequantize() - x).abs() <= q.scale / 2 * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 1, 4, 3), (1, 5, 4, 3), (2, 3, 2, 5, 4)])
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_channels_last_has_the_bits_of_contiguous(shape: tuple[int, ...], value: float) -> None:
+    """The order in memory decides how an extreme is searched, never what it is."""
+    x = sample(4, *shape)
+    x.view(-1)[7] = value
+    layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    last = x.contiguous(memory_format=layout)
+    axes = tuple(axis for axis in range(x.dim()) if axis != 1)
+    for y in (last, last[:, :, 1:], x.transpose(0, 2)):
+        got = integer.scales(y, INT4, axes).scale
+        plain = y.contiguous().movedim(1, 0).flatten(1)
+        absmax = plain.abs().amax(1)
+        want = torch.where(absmax == 0, 1.0, absmax / 7).view(got.shape)
+        assert torch.equal(got.nan_to_num(-1.0), want.nan_to_num(-1.0))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)

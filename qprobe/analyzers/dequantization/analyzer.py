@@ -6,6 +6,7 @@ from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization import combine, emit, findings, gradients, single
 from qprobe.analyzers.dequantization.emit import Measured, record
 from qprobe.analyzers.dequantization.evaluation import Bounds
+from qprobe.analyzers.dequantization.heap import keep_freed_memory
 from qprobe.analyzers.dequantization.layers import evaluating, quantized_layers, remembering
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.analyzers.dequantization.search import Mode, Search
@@ -41,6 +42,7 @@ class Dequantization:
                 f"{subject.name} has no quantized layer to put back; convert it first with "
                 "qprobe.quant.convert."
             )
+        keep_freed_memory()
         measurement = Measurement(subject, layers, (self.search, self.bounds), self._known)
         with evaluating(subject.model), remembering(layers):
             yield from measurement.base()

@@ -128,6 +128,12 @@ class Evaluation:
         groups = self.groups[: len(statistics)]
         return replicate(statistics, self.subject.score.reduce, resampling, groups)
 
+    def score(self, judged: Judged, batches: int) -> float | None:
+        """The score of the first ``batches`` alone; None where they leave it undefined."""
+        total = judged.statistics(batches).sum(0, keepdims=True)
+        found = np.ma.masked_array(self.subject.score.reduce(total), dtype=np.float64)
+        return None if np.ma.getmaskarray(found).any() else float(found[0])
+
     @torch.no_grad()
     def disagreement(self, batch: Any, variants: Mapping[str, Variant]) -> str | None:
         """The first variant whose replay on the first batch is not what a plain run gives."""

@@ -57,7 +57,10 @@ def recoveries(m: Measurement) -> Iterator[Record]:
         stop = race.run(screen_order(m), m.screen, {p: m.variant([p]) for p in m.layers})
     yield record("", f"stopped.{stop}", 1.0)
     for path, found in race.left.items():
-        yield from interval(path, "partial", found)
+        if found is None:
+            yield record(path, "partial.missing", 1.0)
+        else:
+            yield from interval(path, "partial", found)
     for path, found in race.finished.items():
         if path not in m.recovered:
             yield from interval(path, "recovery", found)

@@ -1,0 +1,41 @@
+"""What the allocator does is seen in the page faults of a process of its own."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from qprobe.analyzers.dequantization.heap import keep_freed_memory
+
+#: Two blocks of 20 MiB again and again: freed together they are more than glibc keeps by itself.
+LOOP = """
+import resource, torch
+{first}
+def once():
+    kept = [torch.zeros(20 * 2**20, dtype=torch.uint8) for _ in range(2)]
+    del kept
+once()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    once()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+CALL = "from qprobe.analyzers.dequantization import heap; heap.keep_freed_memory()"
+
+
+def faults(first: str) -> int:
+    run = subprocess.run(
+        [sys.executable, "-c", LOOP.format(first=first)], capture_output=True, check=True, text=True
+    )
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps memory")
+def test_memory_that_is_freed_is_not_fetched_page_by_page_again():
+    assert faults(CALL) < 0.1 * faults("")
+
+
+def test_it_is_harmless_anywhere(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    keep_freed_memory()
