@@ -1,4 +1,7 @@
-"""What a short, watched run knew: the first 200 steps of every training of the grid."""
+"""What a short, watched run knew: the first steps of every training of the grid.
+
+A short run is 200 steps, or the first half of a training that is shorter than 400.
+"""
 
 from collections import defaultdict
 from pathlib import Path
@@ -13,7 +16,7 @@ from qprobe import records
 
 NAME = "early"
 
-#: Steps that a short run would have had.
+#: The most steps of a short run.
 UNTIL = 200
 
 
@@ -23,7 +26,7 @@ def cells(scale: str) -> list[Cell]:
         Cell(
             stage=NAME,
             key=cell.key,
-            settings={"until": UNTIL},
+            settings={"until": min(UNTIL, cell.settings["config"]["steps"] // 2)},
             needs=(cell.name,),
             estimate_s=0.3,
         )
