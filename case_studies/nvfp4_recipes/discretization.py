@@ -60,7 +60,10 @@ def _natural(cells: Looks) -> Iterator[tuple[str, Looks]]:
     for name in RECIPES:
         trained = [one["trained"] for one in here if one["recipe"] == name]
         yield f"attention.trained.{name}", trained
-        yield f"attention.post-hoc.{name}", [one["post_hoc"][name] for one in here if "post_hoc" in one]
+        yield (
+            f"attention.post-hoc.{name}",
+            [one["post_hoc"][name] for one in here if "post_hoc" in one],
+        )
 
 
 def _stressed(cells: Looks) -> Iterator[tuple[str, Looks]]:

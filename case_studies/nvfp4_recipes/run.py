@@ -8,6 +8,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from qprobe import native
 from qprobe.errors import QprobeError
 
 #: Every stage, each a module of this folder.
-STAGES = ("grid", "wide", "folds", "norms", "early")
+STAGES = (
+    "grid",
+    "wide",
+    "folds",
+    "norms",
+    "early",
+    "attention",
+    "gradient_noise",
+    "curvature",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     place = Place(scale=options.scale, out=options.out, stored=options.results)
     cells = enumerate_cells(STAGES, options.scale)
-    work = plan(cells, options.only or STAGES, place, again=options.again)
+    asked = {
+        name
+        for name, cell in cells.items()
+        if cell.stage in (options.only or STAGES) and fnmatchcase(name, options.match)
+    }
+    work = plan(cells, asked, place, again=options.again)
     if options.dry_run or not work.due:
         print(_overview(work))
         return 0
@@ -91,6 +106,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="Processes at a time.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each of them.")
     parser.add_argument("--only", nargs="+", choices=STAGES, help="These stages and their needs.")
+    parser.add_argument("--match", default="*", help="Cells of this name, as in 'grid/swin-*-s0'.")
     parser.add_argument("--again", action="store_true", help="Measure what is measured already.")
     parser.add_argument("--dry-run", action="store_true", help="Say what would be measured.")
     parser.add_argument("--limit-minutes", type=float, help="Stop after so many minutes.")

@@ -30,11 +30,11 @@ def cells():
 
 
 def due(cells, place, **more):
-    return plan(cells, ["stub_stage"], place, **more).due
+    return plan(cells, cells, place, **more).due
 
 
 def ran(cells, place):
-    return Campaign(plan(cells, ["stub_stage"], place), place, MACHINE).run(1)
+    return Campaign(plan(cells, cells, place), place, MACHINE).run(1)
 
 
 def test_everything_is_measured_once_the_longest_first(cells, place, capsys):
@@ -64,14 +64,13 @@ def test_a_failure_is_reported_and_stops_what_rests_on_it_alone(cells, place, ca
     after = Cell(
         stage="stub_stage", key="after", settings={"value": 1}, needs=(bad.name,), estimate_s=1.0
     )
-    campaign = Campaign(
-        plan({**cells, bad.name: bad, after.name: after}, ["stub_stage"], place), place, MACHINE
-    )
+    given = {**cells, bad.name: bad, after.name: after}
+    campaign = Campaign(plan(given, given, place), place, MACHINE)
     assert not campaign.run(1)
     assert "this cell fails on purpose" in campaign.failed["stub_stage/long"]
     assert "failed" in capsys.readouterr().out
     assert set(results.load(place.stored, "cpu", "stub_stage").results) == {"short"}
-    assert due({**cells, bad.name: bad, after.name: after}, place) == {bad.name, after.name}
+    assert due(given, place) == {bad.name, after.name}
 
 
 def test_when_the_time_is_over_the_rest_is_left_for_another_call(cells, place):
@@ -79,7 +78,7 @@ def test_when_the_time_is_over_the_rest_is_left_for_another_call(cells, place):
         name: replace(one, settings={**one.settings, "sleep_s": 30.0})
         for name, one in cells.items()
     }
-    campaign = Campaign(plan(slow, ["stub_stage"], place), place, MACHINE)
+    campaign = Campaign(plan(slow, slow, place), place, MACHINE)
     began = time.monotonic()
     assert not campaign.run(1, limit_s=0.5)
     assert time.monotonic() - began < 15
