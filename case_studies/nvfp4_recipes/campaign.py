@@ -45,9 +45,9 @@ class Work:
 
 
 def plan(
-    cells: Mapping[str, Cell], asked: Sequence[str], place: Place, again: bool = False
+    cells: Mapping[str, Cell], asked: Collection[str], place: Place, *, again: bool = False
 ) -> Work:
-    """The cells of the stages ``asked`` that have no result of theirs yet, with what they need.
+    """The cells ``asked`` for by name that have no result of theirs yet, with what they need.
 
     A training that was measured and whose checkpoint is gone is due again only where a due cell
     reads it.

@@ -6,6 +6,7 @@ change; what is stopped goes on where it was. ``render.py`` turns the results in
 
 import argparse
 import platform
+import signal
 import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     campaign = Campaign(work, place, machine())
     limit_s = None if options.limit_minutes is None else 60 * options.limit_minutes
+    # A job of a shell in the background ignores Ctrl-C; asked to end, it stops as cleanly.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         complete = campaign.run(options.workers, options.threads, limit_s)
     except KeyboardInterrupt:
