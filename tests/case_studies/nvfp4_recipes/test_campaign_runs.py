@@ -75,13 +75,13 @@ def test_a_failure_is_reported_and_stops_what_rests_on_it_alone(cells, place, ca
 
 def test_when_the_time_is_over_the_rest_is_left_for_another_call(cells, place):
     slow = {
-        name: replace(one, settings={**one.settings, "sleep_s": 30.0})
+        name: replace(one, settings={**one.settings, "sleep_s": 300.0})
         for name, one in cells.items()
     }
     campaign = Campaign(plan(slow, slow, place), place, MACHINE)
     began = time.monotonic()
     assert not campaign.run(1, limit_s=0.5)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 120
     assert due(slow, place) == set(slow)
 
 
