@@ -89,14 +89,10 @@ def calls(model: nn.Module) -> Iterator[list[Call]]:
         def keep(_: nn.Module, args: tuple[Any, ...], __: Tensor, at: nn.Module = layer) -> None:
             inputs[at] = args[0].detach()
 
-        def look(
-            _: nn.Module, args: tuple[Any, ...], at: HeadedAttention = layer
-        ) -> None:
+        def look(_: nn.Module, args: tuple[Any, ...], at: HeadedAttention = layer) -> None:
             q, k, _v, bias = args
             bias = None if bias is None else bias.detach()
-            found.append(
-                Call(layer=at, x=inputs.pop(at), q=q.detach(), k=k.detach(), bias=bias)
-            )
+            found.append(Call(layer=at, x=inputs.pop(at), q=q.detach(), k=k.detach(), bias=bias))
 
         handles.append(layer.qkv.register_forward_hook(keep))
         handles.append(layer.product.register_forward_pre_hook(look))

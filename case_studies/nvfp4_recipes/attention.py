@@ -111,9 +111,7 @@ def measure(cell: Cell, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {key: given[key] for key in ("head_dim", "recipe", "seed")}
     found["trained"] = look(under(model, given["recipe"]), images, masks)
     if given["recipe"] == "bf16":
-        found["post_hoc"] = {
-            name: look(under(model, name), images, masks) for name in RECIPES
-        }
+        found["post_hoc"] = {name: look(under(model, name), images, masks) for name in RECIPES}
     if given["stress"]:
         found["stress"] = [
             {"kind": kind, "strength": dose, "recipe": name}

@@ -190,9 +190,7 @@ def costs(replica: Replica, changes: Mapping[str, Change], factors: Sequence[flo
     return table
 
 
-def _scaled(
-    replica: Replica, change: Change, row: Values, factor: float, samples: Any
-) -> Values:
+def _scaled(replica: Replica, change: Change, row: Values, factor: float, samples: Any) -> Values:
     moved = {name: factor * value for name, value in change.items()}
     measured, stderr = weighted(changed_losses(replica, moved), samples)
     predicted = factor * row["first"] + factor**2 * row["second"]

@@ -163,9 +163,7 @@ def _plan(draws: int) -> Iterator[tuple[str, int]]:
         yield name, draws
 
 
-def _drawn(
-    model: nn.Module, batch: tuple[Tensor, Tensor], names: list[str], draws: int
-) -> Tensor:
+def _drawn(model: nn.Module, batch: tuple[Tensor, Tensor], names: list[str], draws: int) -> Tensor:
     """Gradients of one batch, drawn anew each time."""
     found = [gradient(model, batch, names, seed=0) for _ in range(draws)]
     return torch.stack(found) if found else torch.empty(0)

@@ -17,7 +17,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def ratio(first: Mapping[int, float], second: Mapping[int, float], unit: str = "×") -> Number | None:
+def ratio(
+    first: Mapping[int, float], second: Mapping[int, float], unit: str = "×"
+) -> Number | None:
     """Geometric mean of ``first / second`` over the seeds that both have, with its t interval.
 
     >>> ratio({0: 2.0, 1: 8.0}, {0: 1.0, 1: 1.0, 2: 5.0}).estimate

@@ -22,7 +22,10 @@ from qprobe import native
 from qprobe.errors import QprobeError
 
 #: Every stage, each a module of this folder.
-STAGES = ("grid", "wide", "folds", "norms", "early")
+STAGES = (
+    *("grid", "wide", "folds", "norms", "early"),
+    *("attention", "gradient_noise", "curvature"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -72,10 +72,14 @@ def weights(model: nn.Module) -> list[str]:
     """The weights of the layers that the paper's recipes quantize."""
     twin = copy.deepcopy(model)
     paths = convert(twin, "nvfp4").converted
-    return [f"{path}.weight" for path in paths if isinstance(twin.get_submodule(path), QuantizedLayer)]
+    return [
+        f"{path}.weight" for path in paths if isinstance(twin.get_submodule(path), QuantizedLayer)
+    ]
 
 
-def gradient(model: nn.Module, batch: tuple[Tensor, Tensor], names: Sequence[str], seed: int) -> Tensor:
+def gradient(
+    model: nn.Module, batch: tuple[Tensor, Tensor], names: Sequence[str], seed: int
+) -> Tensor:
     """The loss gradient of some weights, end to end in float64; dropout is drawn from ``seed``."""
     by_name = dict(model.named_parameters())
     with torch.random.fork_rng(devices=()):
