@@ -8,6 +8,7 @@ Numbers are means over paired seeds with t intervals:
   same weights in high precision: ``prediction_levels_ratio``, ``distinct_ratio``,
   ``largest_step_change``, ``auprc_change`` and ``auprc_change-of-family`` (at a level that holds
   for all seven recipes together).
+- ``attention.post-hoc.rotation-over-nvfp4.QUANTITY``: ``nvfp4-fwd-rht`` less ``nvfp4``.
 - ``attention.slope.PATH.RECIPE.QUANTITY``: per doubling of the head dimension, at weights trained
   with ``bf16`` or ``nvfp4``. An SNR proportional to the head dimension rises by 3.01 dB.
 - ``attention.stress.KIND-STRENGTH.RECIPE.QUANTITY``: under a planted defect, at weights trained in
@@ -51,6 +52,7 @@ def numbers(stored: Stored) -> dict[str, Number]:
     for title, looks in _stressed(cells):
         kind = title.split(".")[2].rpartition("-")[0]
         found |= _of_looks(title, looks, _STRESSED_PATH.get(kind, "projection"))
+    found |= _of_rotation(cells)
     return present({**found, **_slopes(cells)})
 
 
@@ -64,6 +66,17 @@ def _natural(cells: Looks) -> Iterator[tuple[str, Looks]]:
             f"attention.post-hoc.{name}",
             [one["post_hoc"][name] for one in here if "post_hoc" in one],
         )
+
+
+def _of_rotation(cells: Looks) -> dict[str, Number | None]:
+    """What the rotation of the forward product gains at the same weights, seed by seed."""
+    both = [one["post_hoc"] for one in cells if one["head_dim"] == 16 and "post_hoc" in one]
+    found: dict[str, Number | None] = {}
+    for key, unit in LOCAL.items():
+        pairs = [(one["nvfp4-fwd-rht"]["projection"], one["nvfp4"]["projection"]) for one in both]
+        apart = [ours[key] - theirs[key] for ours, theirs in pairs]
+        found[f"attention.post-hoc.rotation-over-nvfp4.{key}"] = mean(apart, unit)
+    return found
 
 
 def _stressed(cells: Looks) -> Iterator[tuple[str, Looks]]:

@@ -10,7 +10,7 @@ from number import Number, Stored
 from results import Result
 
 #: Modules that turn the results of stages into numbers, by what they are about.
-EXPERTS = ("quality", "foresight", "discretization", "rounding")
+EXPERTS = ("quality", "foresight", "discretization", "rounding", "minima")
 
 
 class Expert(Protocol):

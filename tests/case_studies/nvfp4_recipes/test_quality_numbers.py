@@ -42,9 +42,7 @@ def test_ratios_are_of_the_same_seed():
 
 def test_an_interval_of_a_family_is_wider():
     found = quality.numbers(STORED)
-    one, family = (
-        found[f"grid.cnn-tiny.nvfp4.{key}"] for key in ("ratio", "ratio-of-family")
-    )
+    one, family = (found[f"grid.cnn-tiny.nvfp4.{key}"] for key in ("ratio", "ratio-of-family"))
     assert one.estimate == family.estimate
     assert family.low < one.low < one.high < family.high
 
