@@ -2,8 +2,9 @@
 
 Four stages of 16, 32, 64 or 128 channels, each at its initial weights, early (after a short while
 at the full learning rate; not of the widest, whose steps cost most) and late (at the end of a
-cosine schedule, where steps are small; a shorter one for the widest). The batches are the training's own. A recipe without the factor per tensor is the positive control, bf16
-the negative one. What the gradients say is in :mod:`rounding`.
+cosine schedule, where steps are small; a shorter one for the widest). The batches are the
+training's own. A recipe without the factor per tensor is the positive control, bf16 the negative
+one. What the gradients say is in :mod:`rounding`.
 """
 
 from collections.abc import Iterator, Mapping
