@@ -1,7 +1,7 @@
 """Runs what is missing, the cells that unlock most work first, and keeps each result at once."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ class Work:
 
 
 def plan(
-    cells: Mapping[str, Cell], asked: Sequence[str], place: Place, again: bool = False
+    cells: Mapping[str, Cell], asked: Collection[str], place: Place, *, again: bool = False
 ) -> Work:
-    """The cells of the stages ``asked`` that have no result of theirs yet, with what they need.
+    """The cells ``asked`` for by name that have no result of theirs yet, with what they need.
 
     A training that was measured and whose checkpoint is gone is due again only where a due cell
     reads it.
@@ -57,7 +57,7 @@ def plan(
     due = {
         name
         for name, cell in cells.items()
-        if cell.stage in asked and (again or not _is_kept(kept[cell.stage], cell, known[name]))
+        if name in asked and (again or not _is_kept(kept[cell.stage], cell, known[name]))
     }
     for name in closure(due, cells) - due:
         if not is_trained(place.runs / name, cells[name].settings):

@@ -53,7 +53,7 @@ _SHORT_OF = {
     "vit": _TRANSFORMER,
     "swin": _TRANSFORMER,
 }
-_STEPS = {"cnn": 240, "vit": 360, "swin": 360}
+_STEPS = {"cnn": 180, "vit": 300, "swin": 300}
 
 _LONG = {
     "data": "phantom",

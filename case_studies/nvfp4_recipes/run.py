@@ -6,8 +6,10 @@ change; what is stopped goes on where it was. ``render.py`` turns the results in
 
 import argparse
 import platform
+import signal
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,14 @@ from qprobe.errors import QprobeError
 
 #: Every stage, each a module of this folder.
 STAGES = (
-    *("grid", "wide", "folds", "norms", "early"),
-    *("attention", "gradient_noise", "curvature"),
+    "grid",
+    "wide",
+    "folds",
+    "norms",
+    "early",
+    "attention",
+    "gradient_noise",
+    "curvature",
 )
 
 
@@ -33,12 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     place = Place(scale=options.scale, out=options.out, stored=options.results)
     cells = enumerate_cells(STAGES, options.scale)
-    work = plan(cells, options.only or STAGES, place, again=options.again)
+    asked = {
+        name
+        for name, cell in cells.items()
+        if cell.stage in (options.only or STAGES) and fnmatchcase(name, options.match)
+    }
+    work = plan(cells, asked, place, again=options.again)
     if options.dry_run or not work.due:
         print(_overview(work))
         return 0
     campaign = Campaign(work, place, machine())
     limit_s = None if options.limit_minutes is None else 60 * options.limit_minutes
+    # A job of a shell in the background ignores Ctrl-C; asked to end, it stops as cleanly.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         complete = campaign.run(options.workers, options.threads, limit_s)
     except KeyboardInterrupt:
@@ -94,6 +109,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="Processes at a time.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each of them.")
     parser.add_argument("--only", nargs="+", choices=STAGES, help="These stages and their needs.")
+    parser.add_argument("--match", default="*", help="Cells of this name, as in 'grid/swin-*-s0'.")
     parser.add_argument("--again", action="store_true", help="Measure what is measured already.")
     parser.add_argument("--dry-run", action="store_true", help="Say what would be measured.")
     parser.add_argument("--limit-minutes", type=float, help="Stop after so many minutes.")

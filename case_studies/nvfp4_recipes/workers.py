@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -115,20 +116,24 @@ class _Worker:
 def _work(connection: Connection, folder: Path, threads: int) -> None:
     """Measure cells until there are no more; an interrupt ends it without a word."""
     try:
-        import torch
-
-        torch.set_num_threads(threads)
         while True:
-            connection.send(_measured(connection.recv(), folder))
+            connection.send(_measured(connection.recv(), folder, threads))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
-        return
+        # Ctrl-C reaches a worker twice, from the terminal and from the parent: the second time it
+        # must not interrupt the exit. Nothing is left to flush.
+        os._exit(0)
 
 
-def _measured(cell: Cell, folder: Path) -> tuple[dict[str, Any] | None, str | None, float, float]:
+def _measured(
+    cell: Cell, folder: Path, threads: int
+) -> tuple[dict[str, Any] | None, str | None, float, float]:
     values, error = None, None
     cpu, wall = time.process_time(), time.perf_counter()
     try:
-        values = stage(cell.stage).measure(cell, folder)
+        module = stage(cell.stage)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+        values = module.measure(cell, folder)
     except Exception:  # noqa: BLE001 - the study reports it with the name of the cell
         error = traceback.format_exc()
     return values, error, time.process_time() - cpu, time.perf_counter() - wall
