@@ -147,10 +147,10 @@ def _over_layers(layers: Sequence[Values]) -> Values:
 def prediction_change(model: nn.Module, images: Tensor, foreground: Tensor) -> Values:
     """The staircase of a running model's predictions, beside itself in high precision.
 
-    ``levels_ratio`` compares effective levels (``qprobe.stats.prediction_levels``), ``distinct``
-    counts probabilities in half precision, ``largest_step`` is the largest jump of recall between
-    two neighbouring thresholds, and ``auprc`` what all that is worth; ``*_reference`` is without
-    quantization.
+    ``levels_ratio`` compares effective levels (:func:`qprobe.stats.prediction_levels`),
+    ``distinct`` counts probabilities in half precision, ``largest_step`` is the largest jump of
+    recall between two neighbouring thresholds, and ``auprc`` what all that is worth;
+    ``*_reference`` is without quantization.
     """
     after = model(images)
     with restored(model, quantized_paths(model)):
