@@ -13,7 +13,7 @@ import quality
 import tables
 from cell import enumerate_cells
 from chart import Chart, Panel, Row, draw
-from number import Number, Stored
+from number import Number, Stored, mean
 from protocol import ARCHITECTURES, BASELINE, QUANTIZED
 from results import Result
 from run import STAGES
@@ -198,7 +198,7 @@ def _fold_chart(of: _Measured) -> Chart:
         rows = []
         for recipe in (BASELINE, "nvfp4", "nvfp4-2d-rht-sr"):
             values = tuple(scores.get(recipe, {}).values())
-            rows.append(Row(label=recipe, number=quality.mean(values), points=values))
+            rows.append(Row(label=recipe, number=mean(values), points=values))
         panels.append(Panel(title=f"{arch} tiny", rows=tuple(rows), neutral=None))
     return Chart(
         title="Five patient-level folds (the paper's Figure 7, tiny models)",
@@ -216,7 +216,7 @@ def _norm_chart(of: _Measured) -> Chart:
         for norm, (stage, model) in stages.items():
             found = quality.ratios(quality.scores(of.stored, stage, model), recipe)
             values = tuple(found.values())
-            rows.append(Row(label=f"{norm} norm", number=quality.mean(values), points=values))
+            rows.append(Row(label=f"{norm} norm", number=mean(values), points=values))
         panels.append(Panel(title=recipe, rows=tuple(rows), neutral=1.0))
     return Chart(
         title="The same CNN with three norms",
