@@ -109,9 +109,9 @@ def _ticks(low: float, high: float) -> Iterable[float]:
     >>> [round(tick, 3) for tick in _ticks(0.93, 1.08)]
     [0.95, 1.0, 1.05]
     """
-    raw = (high - low) / 4
+    raw = (high - low) / 5
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw)
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw)
     first = math.ceil(low / step)
     return [tick * step for tick in range(first, math.floor(high / step) + 1)]
 

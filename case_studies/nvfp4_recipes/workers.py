@@ -115,6 +115,8 @@ class _Worker:
 
 def _work(connection: Connection, folder: Path, threads: int) -> None:
     """Measure cells until there are no more; an interrupt ends it without a word."""
+    # A study that a shell started in the background ignores interrupts, and hands that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
             connection.send(_measured(connection.recv(), folder, threads))

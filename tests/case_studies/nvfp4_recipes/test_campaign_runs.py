@@ -92,7 +92,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(cells, place, tm
             f"""
             import sys
             sys.path[:0] = [{str(STUDY)!r}, {str(Path(__file__).parent)!r}]
-            import cell, run, stub_stage
+            import cell, run, signal, stub_stage
             from dataclasses import replace
 
             def slow(scale, cells=stub_stage.cells):
@@ -100,6 +100,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(cells, place, tm
                 return [long, replace(short, settings={{"value": 1, "sleep_s": 60.0}})]
 
             if __name__ == "__main__":
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 run.STAGES = ("stub_stage",)
                 stub_stage.cells = slow
                 out, stored = sys.argv[1:]
@@ -108,17 +109,17 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(cells, place, tm
         )
     )
     command = [sys.executable, str(script), str(place.out), str(place.stored)]
-    study = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 60
-        while stub_stage.log(place.runs) != ["long", "short"] and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(study.pid, signal.SIGINT)
-        _, said = study.communicate(timeout=20)
-    finally:
-        if study.poll() is None:
-            os.killpg(study.pid, signal.SIGKILL)
-            study.wait()
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as study:
+        try:
+            deadline = time.monotonic() + 60
+            while stub_stage.log(place.runs) != ["long", "short"] and time.monotonic() < deadline:
+                time.sleep(0.05)
+            os.killpg(study.pid, signal.SIGINT)
+            _, said = study.communicate(timeout=30)
+        finally:
+            study.kill()
     assert study.returncode == 130
     assert said.strip() == "Stopped. What is finished is kept; run again to go on."
     assert set(results.load(place.stored, "cpu", "stub_stage").results) == {"long"}
