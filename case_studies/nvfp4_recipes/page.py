@@ -60,7 +60,7 @@ def page(folder: Path) -> Page:
     sections = {
         "claims": "\n\n".join(
             [
-                tables.verdicts(judged),
+                f"{tables.verdicts(judged)}{_complete(cpu.kept)}",
                 tables.claims(judged, claims.judge(known, "gpu", gpu.numbers)),
             ]
         ),
@@ -160,8 +160,21 @@ def _of_expert(name: str, of: _Measured) -> str:
     return "\n\n".join(parts) if parts else tables.NOT_RUN
 
 
-def _costs(kept: Mapping[str, Mapping[str, Result]]) -> str:
+def _complete(kept: Mapping[str, Mapping[str, Result]]) -> str:
+    """That some cells are missing, where they are."""
+    there, all_ = sum(len(of) for of in kept.values()), sum(_counts().values())
+    if there == all_:
+        return ""
+    return f" {there} of {all_} cells are measured so far; `n` says what a number rests on."
+
+
+def _counts() -> dict[str, int]:
+    """How many cells each stage has on a CPU."""
     counts = dict.fromkeys(STAGES, 0)
     for cell in enumerate_cells(STAGES, "cpu").values():
         counts[cell.stage] += 1
-    return tables.costs(kept, counts)
+    return counts
+
+
+def _costs(kept: Mapping[str, Mapping[str, Result]]) -> str:
+    return tables.costs(kept, _counts())
