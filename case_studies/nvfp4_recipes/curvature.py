@@ -64,7 +64,7 @@ def cells(scale: str) -> list[Cell]:
                     "steps": steps,
                 },
                 "level": LEVEL,
-                "draws": 6,
+                "draws": 8,
                 "steps": 10,
             },
             estimate_s={"cnn": 90.0, "swin": 110.0}[arch],
@@ -160,7 +160,9 @@ def _around(model: nn.Module, batches: Pairs, effort: Effort) -> Mapping[str, An
         "along": along_gradients(replica, model, GRADIENTS),
         "costs": {name: rows[one] for name, one in same.items() if name == one},
         "same": same,
-        "layers": {"nvfp4": costs_by_layer(replica, changes["nvfp4"])},
+        "layers": {
+            name: costs_by_layer(replica, changes[name]) for name in ("nvfp4", "int4-tensor")
+        },
     }
 
 
