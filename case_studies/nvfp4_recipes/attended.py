@@ -152,9 +152,9 @@ def prediction_change(model: nn.Module, images: Tensor, foreground: Tensor) -> V
     recall between two neighbouring thresholds, and ``auprc`` what all that is worth;
     ``*_reference`` is without quantization.
     """
-    after = model(images)
+    after = model(images).cpu()
     with restored(model, quantized_paths(model)):
-        before = model(images)
+        before = model(images).cpu()
     levels = prediction_levels(torch.sigmoid(-before.abs()), torch.sigmoid(-after.abs())).scalars()
     found = {"levels_ratio": float(levels["levels_ratio"])}
     found |= {f"{key}_reference": value for key, value in staircase(before, foreground).items()}

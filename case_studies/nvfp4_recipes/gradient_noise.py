@@ -45,7 +45,7 @@ DRAWS = 6
 FIXED = ("bf16", "gradient-nearest", "nvfp4", "nvfp4-fwd", "nvfp4-2d-rht", f"nvfp4{FAULT}")
 DRAWN = ("gradient-stochastic", "nvfp4-sr", "nvfp4-2d-rht-sr", f"nvfp4-sr{FAULT}")
 _EARLY_STEPS = 80
-_LATE_STEPS = {16: 300, 32: 300, 64: 300, 128: 100}
+_WIDEST_STEPS = 100
 
 
 def cells(scale: str) -> list[Cell]:
@@ -76,7 +76,8 @@ def _late(width: int, seed: int) -> Cell:
         if width == at:
             named = {cell.key: cell for cell in stage.cells("cpu")}
             return named[f"cnn-{'tiny' if at == 32 else '500k'}-bf16-s{seed}"]
-    return _training(width, seed, "late", {"steps": _LATE_STEPS[width]})
+    shorter = {"steps": _WIDEST_STEPS} if width == max(WIDTHS) else {}
+    return _training(width, seed, "late", shorter)
 
 
 def _early(width: int, seed: int) -> Cell:

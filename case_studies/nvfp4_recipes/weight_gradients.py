@@ -60,7 +60,7 @@ def under(model: nn.Module, name: str, seed: int) -> nn.Module:
     """A copy in training mode under a recipe, one of its gradients alone, or one with a fault."""
     twin = copy.deepcopy(model)
     base = name.removesuffix(FAULT)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(next(twin.parameters()).device).manual_seed(seed)
     convert(twin, _ALONE.get(base) or recipe(base), generator=generator)
     if name != base:
         for site in candidates(twin, "missing-gradient-scale"):
@@ -82,7 +82,7 @@ def gradient(
 ) -> Tensor:
     """The loss gradient of some weights, end to end in float64; dropout is drawn from ``seed``."""
     by_name = dict(model.named_parameters())
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         loss = bce_tversky(model(batch[0]), batch[1])
     found = torch.autograd.grad(loss, [by_name[name] for name in names])
@@ -159,7 +159,7 @@ def operand_shares(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Values:
         return {}
     sums: dict[str, list[tuple[float, float]]] = {"underflow": [], "saturation": []}
     with attach(model, probes=[OperandError()], every=1) as session:
-        with torch.random.fork_rng(devices=()):
+        with torch.random.fork_rng():
             torch.manual_seed(0)
             bce_tversky(model(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
         session.step()
