@@ -57,10 +57,13 @@ def ours(judged: Judged) -> str:
     """The number that decided a claim; of several, the first that led to the verdict."""
     if judged.test.rule is None:
         return judged.test.untestable
+    if judged.verdict is Verdict.NOT_RUN:
+        return NOT_RUN
+    if judged.vacuous:
+        return judged.vacuous
     found = zip(judged.numbers, judged.verdicts, strict=True)
     number = next(number for (_, number), verdict in found if verdict is judged.verdict)
-    if number is None:
-        return NOT_RUN
+    assert number is not None  # noqa: S101 - it was judged
     held = sum(one is Verdict.REPRODUCED for one in judged.verdicts)
     several = f" ({held} of {len(judged.verdicts)} hold)" if len(judged.verdicts) > 1 else ""
     return f"{number.shown()}{several}; asked: {judged.test.rule.words()}"
