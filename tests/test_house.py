@@ -68,7 +68,7 @@ def unnumbered(root: Path) -> list[str]:
 
 
 #: Folders of scripts at the top of the repository, mirrored under tests too.
-BESIDE_THE_PACKAGE = ("benchmarks", "docs")
+BESIDE_THE_PACKAGE = ("benchmarks", "case_studies", "docs")
 
 
 def subjects(place: Path) -> list[Path]:
