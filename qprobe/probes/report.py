@@ -19,6 +19,10 @@ class Report:
     others_s: float
     #: What was planned and never happened: names of probes, and sites.
     missed: tuple[tuple[str, Site], ...]
+    #: What a step takes without looks; None before the first.
+    step_s: float | None = None
+    #: The share of the rest of the time that looking takes on average, at these intervals.
+    expected: float = 0.0
     #: The share of the rest of the time that looking may take.
     budget: float | None = None
     #: Steps after which what was looked at above the budget is paid back.

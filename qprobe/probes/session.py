@@ -50,6 +50,7 @@ class Settings:
     evaluation: bool = False
     loss_scale: float | Callable[[], float] = 1.0
     start: int = 0
+    optimizer: torch.optim.Optimizer | None = None
     arrays: int = 10
     clock: Callable[[], float] = time.perf_counter
 
@@ -57,7 +58,8 @@ class Settings:
 class Session:
     """Probes that watch a model; made by :func:`qprobe.attach`, ended by ``with`` or ``close``.
 
-    Call :meth:`step` after each optimizer step, in every process. Everything between two calls is
+    Call :meth:`step` after each optimizer step, in every process, or attach with the optimizer,
+    whose steps then count by themselves. Everything between two calls is
     one step: all micro-batches of a gradient accumulation. Passes in evaluation mode that record no
     gradients do not count, unless asked for.
 
@@ -115,7 +117,10 @@ class Session:
     def _begin(self) -> None:
         self._capture.__enter__()
         self._capture.arm(())
-        self._optimizers = register_optimizer_step_pre_hook(self._before_update)
+        self._optimizers = [register_optimizer_step_pre_hook(self._before_update)]
+        if self._settings.optimizer is not None:
+            counted = self._settings.optimizer.register_step_post_hook
+            self._optimizers.append(counted(lambda *_: self._step({})))
         self._ended = self._settings.clock()
         self._arm()
 
@@ -127,10 +132,17 @@ class Session:
         Tensors are read at the next flush, so that nothing waits for the device here.
         """
         self._check_open()
+        if self._settings.optimizer is not None:
+            raise InputError(
+                "the steps of this session are counted by the optimizer that it was given; leave "
+                "step() out, and record numbers with log()."
+            )
+        self._step(scalars if loss is None else {"loss": loss, **scalars})
+
+    def _step(self, scalars: Mapping[str, Scalar]) -> None:
         began = self._settings.clock()
         self._count += 1
-        given = scalars if loss is None else {"loss": loss, **scalars}
-        self._note(given)
+        self._note(scalars)
         looking = self._spent()
         self._others += began - self._ended - looking
         self._budget.step(began - self._ended - looking)
@@ -182,6 +194,8 @@ class Session:
             seconds=self._look_seconds,
             others_s=self._others,
             missed=self.missed,
+            step_s=self._budget.step_s,
+            expected=self._budget.share(),
             budget=self._budget.limit,
             steps_in_debt=self._budget.steps_in_debt,
             waiting=tuple((slot.probe.name, slot.site) for slot in self._agenda.unseen),
@@ -221,7 +235,8 @@ class Session:
             return
         self._closed = True
         self._capture.__exit__()
-        self._optimizers.remove()
+        for handle in self._optimizers:
+            handle.remove()
         self._observer.forget()
         self._armed = {}
         try:

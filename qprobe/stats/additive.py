@@ -1,5 +1,6 @@
 """States that merge by adding: counts as integers, sums with their remainders."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
@@ -12,7 +13,7 @@ from qprobe.stats import compensated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Additive:
+class Additive(ABC):
     """A partial result whose fields are int64 counts or :mod:`~qprobe.stats.compensated` sums.
 
     Counts add exactly, sums to twice the precision of float64, so partial results of micro-batches
@@ -38,9 +39,9 @@ class Additive:
         moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
         return type(self)(**moved)
 
+    @abstractmethod
     def scalars(self) -> Mapping[str, Tensor]:
         """What is known, as tensors without axes; what is missing has no key."""
-        raise NotImplementedError
 
     def arrays(self) -> Mapping[str, Tensor]:
         """Histograms, if there are any."""

@@ -1,5 +1,6 @@
 """States that hold one value a head."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
@@ -20,13 +21,13 @@ class PerHead(Additive):
     ``head3.key``.
     """
 
+    @abstractmethod
     def seen(self) -> Tensor:
         """What n counts, int64 ``[heads]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """A value a head and whether it exists, ``[heads]`` each."""
-        raise NotImplementedError
 
     def pooled(self) -> Self:
         """All heads as one, which stays as an axis of length 1."""

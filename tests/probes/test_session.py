@@ -280,6 +280,17 @@ def test_layers_that_there_was_no_room_for_are_said_and_arrays_of_all_are_kept()
     assert waiting == [1.0, 0.0]
 
 
+def test_a_single_site_brings_what_its_probe_needs():
+    model = small()
+    site = Site("0", Role.GRAD_OUTPUT, "linear")
+    with qprobe.attach(model, probes=[Together()], sites=[site], every=1) as session:
+        go(model, session)
+    assert session.missed == ()
+    assert {(r.site, r.role) for r in session.records() if r.probe == "together"} == {
+        ("0", "grad_output")
+    }
+
+
 def test_without_a_budget_the_interval_stays():
     model = small()
     with qprobe.attach(model, probes=[Inputs()], every=1) as session:
@@ -418,3 +429,21 @@ def test_the_loss_scale_reaches_probes_and_the_record():
         go(model, session)
     assert set(scales) == {512.0}
     assert value(session, "", "", "loss_scale", "session") == 512.0
+
+
+def test_an_optimizer_counts_the_steps():
+    model = small()
+    optimizer, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    with qprobe.attach(model, probes=[Inputs()], every=2, optimizer=optimizer) as session:
+        for _ in range(3):
+            model(torch.randn(8, 4)).pow(2).mean().backward()
+            other.step()
+            optimizer.step()
+            session.log(loss=1.0)
+        with pytest.raises(InputError, match="counted by the optimizer that it was given"):
+            session.step()
+    assert session.steps == 3
+    assert steps_of(session) == [1, 3]
+    assert steps_of(session, "training") == [1, 2, 3]
+    optimizer.step()  # nobody counts any more
+    assert session.steps == 3
