@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qprobe.errors import InputError
+
 if TYPE_CHECKING:
     from qprobe.engine.sweep import Entry
 
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 def compare(  # noqa: PLR0913  (one for each part of the question)
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders of runs; all below them counts.", show_default=False),
+        typer.Argument(
+            help="Folders of runs, of which all below counts, or run files.", show_default=False
+        ),
     ],
     metric: Annotated[
         str, typer.Option(help="auprc, dice, iou, recall, f2, surface_dice, loss.")
@@ -35,6 +39,16 @@ def compare(  # noqa: PLR0913  (one for each part of the question)
 
 def entries_of(folders: list[Path]) -> "list[Entry]":
     """Every training in the folders, each file once even where folders overlap."""
+    return list({one.path: one for folder in folders for one in _entries(folder)}.values())
+
+
+def _entries(named: Path) -> "list[Entry]":
+    """Those of a folder, or of a run file in it."""
     from qprobe.engine.sweep import index
 
-    return list({one.path: one for folder in folders for one in index(folder)}.values())
+    if not named.is_file():
+        return index(named)
+    found = [one for one in index(named.parent) if one.path == named]
+    if not found:
+        raise InputError(f"{named} is no run of a training; name a folder that holds some.")
+    return found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from qprobe.cli.probing import Probing
 from qprobe.engine import Callback, TrainConfig, Training, train
 from qprobe.engine.workbench import prepare
 
@@ -40,19 +41,26 @@ class _Clock(Callback):
         self._last = now
 
 
-def time_step(config: TrainConfig) -> float:
+def time_step(config: TrainConfig, probing: Probing | None = None) -> float:
     """Median seconds of a step on one thread, after one step that is not counted.
 
-    Where a training has a single step, that one counts.
+    Where a training has a single step, that one counts. With probes, what they may take on average
+    is added: their budget, or without one what the looks of these few steps took.
     """
-    clock = _Clock()
+    clock, watch = _Clock(), None if probing is None else probing.callback()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with contextlib.suppress(_EnoughError), tempfile.TemporaryDirectory() as folder:
-            train(config, Path(folder, "run"), callbacks=[clock])
+            callbacks = [clock] if watch is None else [watch, clock]
+            train(config, Path(folder, "run"), callbacks=callbacks)
     finally:
         torch.set_num_threads(threads)
+    if watch is not None and watch.session is not None:
+        report = watch.session.report()
+        if report.step_s is not None:
+            share = report.expected if report.budget is None else report.budget
+            return report.step_s * (1.0 + share)
     return statistics.median(clock.times[1:] or clock.times)
 
 

@@ -50,9 +50,10 @@ def sweep(  # noqa: PLR0913  (a list for each thing that is usually varied)
     given = {name: values for name, values in axes.items() if values}
     cells = cells_of(from_file(config), given, from_pairs(set_), source=str(config))
     _check_names(cells)
-    run_cell = partial(train_cell, probing=Probing.of(probes, every, budget))
+    probing = Probing.of(probes, every, budget)
+    run_cell = partial(train_cell, probing=probing)
     if dry_run:
-        return _show_estimate(_estimate(cells, out, workers), as_json=as_json)
+        return _show_estimate(_estimate(cells, out, workers, probing), as_json=as_json)
     from qprobe.cli.sweep_progress import progress
 
     with progress(cells, out, workers, quiet=quiet or as_json) as watch:
@@ -150,11 +151,14 @@ def _backend(ray: str | None, workers: int) -> "Backend":
     return Processes(workers=workers) if ray is None else RayCluster(address=ray, workers=workers)
 
 
-def _estimate(cells: "Sequence[TrainConfig]", out: Path, workers: int) -> "Estimate":
+def _estimate(
+    cells: "Sequence[TrainConfig]", out: Path, workers: int, probing: Probing
+) -> "Estimate":
     from qprobe.cli.step_clock import count_steps, time_step
     from qprobe.engine.sweep import estimate
 
-    return estimate(cells, out, time_step=time_step, count_steps=count_steps, workers=workers)
+    timed = partial(time_step, probing=probing)
+    return estimate(cells, out, time_step=timed, count_steps=count_steps, workers=workers)
 
 
 def _show_estimate(found: "Estimate", *, as_json: bool) -> int:
@@ -185,6 +189,7 @@ def _show_estimate(found: "Estimate", *, as_json: bool) -> int:
     todo = found.cells - found.finished
     print(
         f"{found.cells} cells, {found.finished} finished, {todo} to train: at most about "
-        f"{spoken(found.wall_s)} with {found.workers} workers, evaluation and start-up not counted."
+        f"{spoken(found.wall_s)} with {found.workers} workers; probes count, evaluation and "
+        "start-up do not."
     )
     return 0

@@ -1,7 +1,8 @@
 """What the folder of a training holds, and how a training is taken up from it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def make(folder: Path) -> None:
         raise InputError(
             f"the folder {folder} cannot be made: {error.strerror}; choose another one."
         ) from error
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make the folder; if what follows fails before anything is in it, it is gone again."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    make(folder)
+    try:
+        yield
+    except BaseException:
+        for one in made:
+            with suppress(OSError):  # not empty, or somebody else's by now
+                one.rmdir()
+        raise
 
 
 def check(folder: Path, config: TrainConfig, resume: bool) -> None:

@@ -54,9 +54,8 @@ def train(
     finished = folders.finished(folder)
     if finished is not None:
         return finished
-    folders.make(folder)
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), Interrupt() as interrupt:
+    with folders.making(folder), torch.random.fork_rng(devices), Interrupt() as interrupt:
         torch.manual_seed(config.seed)
         bench = prepare(config)
         state = folders.saved_state(folder, config)

@@ -8,7 +8,7 @@ from torch import nn
 
 from qprobe.errors import InputError
 from qprobe.native import Sampled
-from qprobe.probes.base import ChoosingProbe, ComparingProbe, Field, Probe
+from qprobe.probes.base import ChoosingProbe, ComparingProbe, Field, JointProbe, Probe
 from qprobe.quant.products import first_setup
 from qprobe.records.schema import Role
 from qprobe.sites import Site
@@ -61,21 +61,33 @@ class Slot:
 
 
 def assign(
-    probes: Sequence[Probe], sites: Sequence[Site], owners: Mapping[str, Owner], *, lenient: bool
+    probes: Sequence[Probe],
+    sites: Sequence[Site],
+    owners: Mapping[str, Owner],
+    *,
+    available: Sequence[Site] | None = None,
+    lenient: bool,
 ) -> tuple[Slot, ...]:
     """Every probe at every site that it selects and where there is what it needs beside it.
+
+    What it needs is looked for among all that are ``available``; None: among ``sites`` alone. A
+    probe that joins sites, such as the branches of one fusion, gets all of these.
 
     Sites at which a probe would compare a recipe with itself are left out. A probe that selects
     none is an error that names the kinds there are, unless ``lenient``: then it is left out, and it
     is an error if nothing is left.
     """
     layers = {path: number for number, path in enumerate(dict.fromkeys(s.path for s in sites))}
-    places = {(site.path, site.role, site.index): site for site in sites}
+    beside = sites if available is None else available
+    places = {(site.path, site.role, site.index): site for site in beside}
     slots: list[Slot] = []
     for probe in probes:
         chosen = [site for site in sites if probe.selects(site)]
         if isinstance(probe, ChoosingProbe):
             chosen = list(probe.choose(chosen))
+        if isinstance(probe, JointProbe):
+            joined = {(site.path, site.role) for site in chosen}
+            chosen = [s for s in beside if probe.selects(s) and (s.path, s.role) in joined]
         at = [_Place.of(site, owners) for site in chosen]
         found = [_slot(probe, place, (layers[place.site.path], places)) for place in at]
         made = [slot for slot in found if slot is not None and _asks(slot)]

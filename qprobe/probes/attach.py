@@ -45,6 +45,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
     evaluation: bool = False,
     loss_scale: float | Callable[[], float] = 1.0,
     start: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
     arrays: int = 10,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Session:
@@ -62,7 +63,8 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         Steps are counted from 1; looked at are the first one and every tenth after it. A probe with
         an attribute ``every`` is asked no more often than that.
     ``sites``
-        A glob of module paths such as ``"encoder.*"``, several of them, or sites; None: all.
+        A glob of module paths such as ``"encoder.*"``, several of them, or sites; None: all. What
+        a probe needs beside a site it finds in the whole model.
     ``schedule``
         Schedules or intervals of single probes, by name.
     ``budget``
@@ -83,6 +85,8 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         the average over processes comes later.
     ``start``
         Steps done before, in a training that goes on.
+    ``optimizer``
+        Counts a step whenever this optimizer has stepped: :meth:`Session.step` is not called then.
     ``arrays``
         Histograms and maps are kept of one look in so many; 0: never.
     """
@@ -94,7 +98,11 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         _default() if probes == DEFAULT else named([probes] if isinstance(probes, str) else probes)
     )
     slots = assign(
-        chosen, _selected(available, sites), by_path(owners(model)), lenient=probes == DEFAULT
+        chosen,
+        _selected(available, sites),
+        by_path(owners(model)),
+        available=available,
+        lenient=probes == DEFAULT,
     )
     chosen = tuple(dict.fromkeys(slot.probe for slot in slots))
     settings = Settings(
@@ -104,6 +112,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         evaluation=evaluation,
         loss_scale=loss_scale,
         start=start,
+        optimizer=optimizer,
         arrays=arrays,
         clock=clock,
     )

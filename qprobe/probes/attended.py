@@ -42,16 +42,19 @@ def in_force(view: SiteView) -> Setup | None:
 def operands_known(site: Site) -> bool:
     """Whether queries and keys of an attention can be had beside its logits.
 
-    Not where a module multiplies and normalises by itself: it may scale and mask in any order.
+    Where a module multiplies and normalises by itself, they can if the product is only scaled by
+    numbers, added to and masked in between; a probe that finds it otherwise has nothing to see.
 
     >>> from qprobe.records.schema import Role
     >>> operands_known(Site("attn/sdpa.0", Role.ATTN_LOGITS, "attention"))
     True
     >>> operands_known(Site("attn/matmul.0", Role.ATTN_LOGITS, "attention"))
+    True
+    >>> operands_known(Site("attn/softmax.0", Role.ATTN_LOGITS, "attention"))
     False
     """
     _, inside, call = site.path.rpartition("/")
-    return not inside or call.startswith("sdpa.")
+    return not inside or call.startswith(("sdpa.", "matmul."))
 
 
 def compares(setup: Setup | None) -> bool:

@@ -4,6 +4,7 @@ A flush reads some fifty numbers from each of a hundred states; one by one these
 operations on a few numbers each, and take longer than the look itself.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
@@ -13,7 +14,7 @@ from torch import Tensor
 Values = Mapping[str, tuple[Tensor, Tensor]]
 
 
-class Batched:
+class Batched(ABC):
     """A state that gives its scalars through :meth:`values`, alone or among others."""
 
     __slots__ = ()
@@ -24,9 +25,9 @@ class Batched:
         return None
 
     @classmethod
+    @abstractmethod
     def values(cls, states: Sequence[Self]) -> Values:
         """The scalars of states that can be stacked."""
-        raise NotImplementedError
 
     def scalars(self) -> Mapping[str, Tensor]:
         """What is known of this one."""

@@ -80,7 +80,7 @@ class Observer:
     ) -> None:
         self.step = 0
         self.loss_scale = 1.0
-        #: Seconds spent on looking, by the interval of the schedule that asked for it.
+        #: Seconds spent on looking, by the account that it is charged to.
         self.spent: dict[int, float] = {}
         #: How many tensors something has looked at.
         self.looks = 0
@@ -162,7 +162,10 @@ class Observer:
         return not again and self._counts(site, recording=recording)
 
     def arm(self, slots: Iterable[tuple[Slot, int]]) -> frozenset[Site]:
-        """Look for these slots, each charged to an interval; gives the sites to watch."""
+        """Look for these slots, each charged to an account; gives the sites to watch.
+
+        What several share is charged to the lowest number.
+        """
         self._wanted, self._intervals = {}, {}
         self._pending.clear()
         for slot, interval in slots:

@@ -159,7 +159,7 @@ class _Call:
             w=w.to(y.dtype),
             y=y,
             g=g,
-            channels=Channels.of(module, view.site.path),
+            channels=Channels.of(module, view.site.path).outputs_first,
             ways=ways(setup, kernel),
         )
 

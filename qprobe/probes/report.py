@@ -19,8 +19,46 @@ class Report:
     others_s: float
     #: What was planned and never happened: names of probes, and sites.
     missed: tuple[tuple[str, Site], ...]
+    #: What a step takes without looks; None before the first.
+    step_s: float | None = None
+    #: The share of the rest of the time that looking takes on average, at these intervals.
+    expected: float = 0.0
+    #: The share of the rest of the time that looking may take.
+    budget: float | None = None
+    #: Steps after which what was looked at above the budget is paid back.
+    steps_in_debt: int = 0
+    #: What was due and never looked at, since the budget had no room for it.
+    waiting: tuple[tuple[str, Site], ...] = ()
 
     @property
     def overhead(self) -> float:
         """Time for looking over the rest of the time."""
         return self.seconds / self.others_s if self.others_s else 0.0
+
+    def __str__(self) -> str:
+        """In words, one sentence for each thing worth saying.
+
+        >>> print(Report(
+        ...     steps=40, looks=3, stretch=2, seconds=0.3, others_s=4.0, missed=(), budget=0.05,
+        ...     steps_in_debt=20, waiting=(("moments", Site("head", "input", "linear")),),
+        ... ))
+        3 looks in 40 steps took 7.5 % of the rest of the time, of 5 % allowed; the excess is paid \
+back by waiting 20 steps. Intervals are 2 times as long as asked. 1 planned look never had room in \
+the budget: allow more, or train longer.
+        """
+        said = f"{self.looks} looks in {self.steps} steps took {self.overhead:.1%} of the rest of "
+        said = said.replace("%", " %") + "the time"
+        if self.budget is not None:
+            said += f", of {100 * self.budget:g} % allowed"
+        if self.steps_in_debt:
+            said += f"; the excess is paid back by waiting {self.steps_in_debt} steps"
+        said += "."
+        if self.stretch > 1:
+            said += f" Intervals are {self.stretch} times as long as asked."
+        if self.waiting:
+            looks = "planned look" if len(self.waiting) == 1 else "planned looks"
+            said += (
+                f" {len(self.waiting)} {looks} never had room in the budget: allow more, or train "
+                "longer."
+            )
+        return said

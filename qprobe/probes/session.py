@@ -10,7 +10,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qprobe.errors import InputError
 from qprobe.probes import carried, ranks
+from qprobe.probes.agenda import Agenda
 from qprobe.probes.assignment import Slot
-from qprobe.probes.budget import Budget
 from qprobe.probes.ledger import Ledger
 from qprobe.probes.observer import Observer
 from qprobe.probes.packing import on_host
@@ -50,6 +50,7 @@ class Settings:
     evaluation: bool = False
     loss_scale: float | Callable[[], float] = 1.0
     start: int = 0
+    optimizer: torch.optim.Optimizer | None = None
     arrays: int = 10
     clock: Callable[[], float] = time.perf_counter
 
@@ -57,7 +58,8 @@ class Settings:
 class Session:
     """Probes that watch a model; made by :func:`qprobe.attach`, ended by ``with`` or ``close``.
 
-    Call :meth:`step` after each optimizer step, in every process. Everything between two calls is
+    Call :meth:`step` after each optimizer step, in every process, or attach with the optimizer,
+    whose steps then count by themselves. Everything between two calls is
     one step: all micro-batches of a gradient accumulation. Passes in evaluation mode that record no
     gradients do not count, unless asked for.
 
@@ -87,7 +89,8 @@ class Session:
         self._slots = slots
         self._ledger = ledger
         self._settings = settings
-        self._budget = Budget(settings.budget)
+        self._agenda = Agenda(slots, settings.schedules, settings.budget)
+        self._budget = self._agenda.budget
         self._observer = Observer(
             model, slots, evaluation=settings.evaluation, clock=settings.clock
         )
@@ -101,7 +104,12 @@ class Session:
         self._armed: dict[Slot, int] = {}
         self._missing: dict[Slot, int] = dict.fromkeys(slots, 0)
         self._missed_looks: dict[Slot, int] = {}
-        self._counts = {"missing": self._missing, "missed": self._missed_looks}
+        self._counts = {
+            "missing": self._missing,
+            "missed": self._missed_looks,
+            "looked": self._agenda.looked,
+            "waiting": self._agenda.waiting,
+        }
         self._waiting: list[tuple[int, str, Scalar]] = []
         self._read: set[int] = set()
         self._warned = self._closed = False
@@ -110,7 +118,10 @@ class Session:
     def _begin(self) -> None:
         self._capture.__enter__()
         self._capture.arm(())
-        self._optimizers = register_optimizer_step_pre_hook(self._before_update)
+        self._optimizers = [register_optimizer_step_pre_hook(self._before_update)]
+        if self._settings.optimizer is not None:
+            counted = self._settings.optimizer.register_step_post_hook
+            self._optimizers.append(counted(lambda *_: self._step({})))
         self._ended = self._settings.clock()
         self._arm()
 
@@ -122,10 +133,17 @@ class Session:
         Tensors are read at the next flush, so that nothing waits for the device here.
         """
         self._check_open()
+        if self._settings.optimizer is not None:
+            raise InputError(
+                "the steps of this session are counted by the optimizer that it was given; leave "
+                "step() out, and record numbers with log()."
+            )
+        self._step(scalars if loss is None else {"loss": loss, **scalars})
+
+    def _step(self, scalars: Mapping[str, Scalar]) -> None:
         began = self._settings.clock()
         self._count += 1
-        given = scalars if loss is None else {"loss": loss, **scalars}
-        self._note(given)
+        self._note(scalars)
         looking = self._spent()
         self._others += began - self._ended - looking
         self._budget.step(began - self._ended - looking)
@@ -149,7 +167,7 @@ class Session:
     def observe_next(self) -> None:
         """Let every probe look at the step under way, from the next pass on."""
         self._check_open()
-        self._take_up({slot: self._interval(slot) for slot in self._slots})
+        self._take_up(self._agenda.everything())
 
     @property
     def steps(self) -> int:
@@ -177,6 +195,11 @@ class Session:
             seconds=self._look_seconds,
             others_s=self._others,
             missed=self.missed,
+            step_s=self._budget.step_s,
+            expected=self._budget.share(),
+            budget=self._budget.limit,
+            steps_in_debt=self._budget.steps_in_debt,
+            waiting=tuple((slot.probe.name, slot.site) for slot in self._agenda.unseen),
         )
 
     def records(self) -> list[Record]:
@@ -193,7 +216,7 @@ class Session:
             "looks": self._looks,
             "turn": self._capture.turn,
             "passing": self._capture.passing,
-            "budget": self._budget.state_dict(),
+            "agenda": self._agenda.state_dict(),
             "references": self._observer.references,
             "slots": carried.saved(self._slots, self._counts),
         }
@@ -202,7 +225,7 @@ class Session:
         """Take it up, right after attaching with ``start``; probes that are new start anew."""
         self._looks = state["looks"]
         self._capture.turn, self._capture.passing = state["turn"], state["passing"]
-        self._budget.load_state_dict(state["budget"])
+        self._agenda.load_state_dict(state["agenda"])
         self._observer.references = dict(state["references"])
         carried.restore(self._slots, state["slots"], self._counts)
         self._arm()
@@ -213,7 +236,8 @@ class Session:
             return
         self._closed = True
         self._capture.__exit__()
-        self._optimizers.remove()
+        for handle in self._optimizers:
+            handle.remove()
         self._observer.forget()
         self._armed = {}
         try:
@@ -249,34 +273,20 @@ class Session:
             for key, value in scalars.items()
         ]
 
-    def _interval(self, slot: Slot) -> int:
-        schedule = self._settings.schedules[slot.probe.name]
-        return getattr(schedule, "interval", 1)
-
     def _arm(self) -> None:
         """Get ready for the next step."""
-        step, stretch = self._count + 1, self._budget.stretch
-        due: dict[Slot, int] = {}
-        schedules = self._settings.schedules
-        names = {name for name, one in schedules.items() if one.due(step, stretch)}
-        if names:
-            due = {
-                slot: self._interval(slot)
-                for slot in self._slots
-                if slot.probe.name in names
-                and schedules[slot.probe.name].takes(slot.layer, step, stretch)
-            }
+        due = self._agenda.due(self._count + 1)
         if due or self._armed:
             self._take_up(due)
 
-    def _take_up(self, due: dict[Slot, int]) -> None:
-        self._armed = due
+    def _take_up(self, due: Iterable[Slot]) -> None:
+        self._armed = {slot: self._agenda.account(slot) for slot in due}
         self._read = set()
         self._observer.step = self._count + 1
-        if due:
+        if self._armed:
             scale = self._settings.loss_scale
             self._observer.loss_scale = float(scale() if callable(scale) else scale)
-        self._capture.arm(self._observer.arm(due.items()))
+        self._capture.arm(self._observer.arm(self._armed.items()))
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if self._armed:
@@ -302,19 +312,19 @@ class Session:
         self._write_waiting(flush=False)
         if found is not None:
             self._file(found)
-        shortest = min(self._armed.values())
-        spent[shortest] = spent.get(shortest, 0.0) + self._settings.clock() - began
-        self._look_seconds += sum(spent.values())
-        self._budget.look(spent)
+        flushing = self._settings.clock() - began
+        seconds = sum(spent.values()) + flushing
+        self._look_seconds += seconds
+        self._agenda.paid(self._armed, spent, flushing)
         self._budget.choose(ranks.agree(self._count, self._budget.share(stretch=1)))
         if ranks.rank() == 0:
-            self._ledger.scalars(self._count, self._own(sum(spent.values())))
+            self._ledger.scalars(self._count, self._own(seconds))
             self._ledger.flush()
 
     def _file(self, found: Results) -> None:
         for values in found.scalars.values():
             self._ledger.scalars(self._count, values)
-        if self._settings.arrays and (self._looks - 1) % self._settings.arrays == 0:
+        if self._settings.arrays and self._agenda.rounds % self._settings.arrays == 0:
             self._ledger.keep(found.arrays(self._count))
         for slot in self._armed:
             if slot in found.seen:
@@ -329,7 +339,7 @@ class Session:
         """The session's numbers about itself."""
         budget = self._budget
         found = {
-            "interval": min(self._armed.values()) * budget.stretch,
+            "interval": self._agenda.interval(self._armed) * budget.stretch,
             "stretch": budget.stretch,
             "seconds": seconds,
             "step_s": budget.step_s,
@@ -337,6 +347,7 @@ class Session:
             "loss_scale": self._observer.loss_scale,
             "processes": ranks.size(),
             "missed": sum(1 for slot in self._armed if self._missing[slot] >= 0),
+            "waiting": len(self._agenda.unseen),
         }
         return {
             Column("", "", "session", key): float(value)

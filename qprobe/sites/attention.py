@@ -4,7 +4,7 @@ Fused attention never makes its logits. They are cheap for a few samples, heads 
 are never sampled, since a softmax needs them all.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -114,6 +114,8 @@ class Attended:
     scale: float | None = None
     causal: bool = False
     projections: tuple[Projection, Projection] | None = None
+    #: The logits, where the model has made them itself; they say what was added to the product.
+    made: Tensor | None = None
     #: What was computed of it, so that several probes compute it once.
     memo: dict[object, Any] = field(default_factory=dict, repr=False)
 
@@ -127,6 +129,8 @@ class Attended:
         >>> Attended(q=q, k=q, scale=1.0, causal=True).logits().tolist()
         [[[[1.0, -inf], [0.0, 4.0]]]]
         """
+        if self.made is not None:
+            return Materialized(self.made).logits(sampling, turn)
         sample = self.sample(sampling, turn)
         logits = sample.products(sample.q, sample.k)
         if sample.mask is None:
@@ -152,16 +156,20 @@ class Attended:
             keys = k[:, head // share : head // share + 1].index_select(0, samples)
         else:
             picked, keys = q[b, h, r], k[samples[:, None], heads // share]
-        return Sample(
+        sample = Sample(
             q=picked.to(dtype),
             k=keys.to(dtype),
-            mask=self._mask(b, h, r, dtype),
+            mask=None if self.made is not None else self._mask(b, h, r, dtype),
             scale=q.shape[-1] ** -0.5 if self.scale is None else self.scale,
             samples=samples,
             queries=queries,
             heads=numbers,
             of_heads=q.shape[1],
         )
+        if self.made is None:
+            return sample
+        added = self.logits(sampling, turn) - sample.products(sample.q, sample.k)
+        return replace(sample, mask=added)
 
     def _mask(self, b: Tensor, h: Tensor, r: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The mask of a sample, causal or not; of scores it is what is added."""

@@ -54,6 +54,7 @@ class Origin:
     from_batch: bool = False
     learned: bool = False  # made of parameters alone
     scores: Call | None = None  # the product of queries and keys that this was made from
+    scale: float | None = None  # what that was multiplied with; None where it cannot be told
     probabilities: tuple[Call, Call] | None = None  # that product, and the softmax
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from qprobe.errors import InputError
 from qprobe.records.schema import Role
-from qprobe.sites.attention import Logits, Materialized, of_fused
+from qprobe.sites.attention import Attended, Logits, Materialized, of_fused
 from qprobe.sites.calls import (
     WHOLE,
     Call,
@@ -46,6 +46,10 @@ class _Plan:
     branches: list[tuple[int, Site]] = field(default_factory=list)
     operands: list[tuple[int, bool, Site]] = field(default_factory=list)
     attending: list[Site] = field(default_factory=list)
+    #: At the product of queries and keys: the softmax that these are kept for.
+    softmax: Call | None = None
+    #: At that softmax: what the product was multiplied with.
+    scale: float = 1.0
 
 
 class _Sum:
@@ -83,6 +87,8 @@ class Intercept(TorchFunctionMode):
         self._plans: dict[Call, _Plan] = {}
         self._sums: dict[Site, _Sum] = {}
         self._expected: dict[Site, int] = {}
+        #: Queries and keys of the products whose softmax is still to come.
+        self._kept: dict[Call, tuple[Tensor, Tensor]] = {}
         found: dict[str, Fusion | Attention] = {str(one.call): one for one in trace.fusions}
         found |= {str(one.product): one for one in trace.attentions}
         for site in sites:
@@ -105,6 +111,7 @@ class Intercept(TorchFunctionMode):
         """Leave, at the end of that call."""
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._calls.__exit__()
+        self._kept.clear()
 
     def entered(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -188,6 +195,9 @@ class Intercept(TorchFunctionMode):
         product, softmax, mix = attention.product, attention.softmax, attention.mix
         if site.role is not Role.INPUT:
             self._at(softmax or product).attending.append(site)
+            if softmax is not None and attention.scale is not None:
+                self._at(product).softmax = softmax
+                self._at(softmax).scale = attention.scale
         elif mix is None or site.index < 2:
             self._at(product).operands.append(
                 (site.index, mix is not None and site.index == 1, site)
@@ -205,6 +215,8 @@ class Intercept(TorchFunctionMode):
             # Keys are the transposed operand of a plain product.
             tensor = leaves[position]
             self._target.deliver(site, tensor.mT if transposed else tensor)
+        if plan.softmax is not None:
+            self._kept[plan.softmax] = leaves[0], leaves[1].mT
 
     def _attend(self, call: Call, plan: _Plan, given: tuple[Any, ...]) -> None:
         if not plan.attending:
@@ -212,9 +224,16 @@ class Intercept(TorchFunctionMode):
         args, kwargs = given
         if call.operation == "softmax":
             logits = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-            self._target.attend(plan.attending, Materialized(logits))
+            self._target.attend(plan.attending, self._made(call, plan, logits))
         else:
             self._target.attend(plan.attending, of_fused(args, kwargs))
+
+    def _made(self, call: Call, plan: _Plan, logits: Tensor) -> Logits:
+        """Logits that the model has made, with queries and keys where these are of their shape."""
+        q, k = self._kept.pop(call, (None, None))
+        if q is None or k is None or logits.shape != (*q.shape[:-1], k.shape[-2]):
+            return Materialized(logits)
+        return Attended(q=q, k=k, scale=plan.scale, made=logits)
 
 
 def _refuse_compiled(model: nn.Module, call: Call) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,19 @@ from qprobe.sites.site import ROOT, Site
 
 #: What joins branches, by what it is called here.
 _JOINS = {"cat": "cat", "add": "add", "mul": "gate"}
+#: What is known of an origin that is scores, or probabilities.
+_OF_SCORES = ("scores", "scale", "probabilities")
 #: Products of whole tensors; what they make are no scores any more.
 _PRODUCTS = frozenset({"matmul", "linear", MULTIHEAD, "sdpa"})
+_DIVIDING = frozenset({"div", "truediv", "true_divide", "itruediv"})
+#: What keeps scores as they are but for what is added to them, a mask among others.
+_KEEPING = frozenset(
+    (
+        *("add", "masked_fill", "where", "to", "type", "type_as", "float", "double", "half"),
+        *("bfloat16", "contiguous", "clone", "view", "reshape", "unsqueeze", "squeeze", "flatten"),
+        *("unflatten", "expand", "dropout"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +88,9 @@ class Attention:
 
     ``product`` is the fused call, or the product of queries and keys; then ``softmax`` and ``mix``,
     the product with the values, are calls of their own. ``value`` is the position of the values in
-    that. ``operands`` says whether queries and keys are operands of a plain matrix product.
+    that. ``operands`` says whether queries and keys are operands of a plain matrix product, and
+    ``scale`` what numbers this product is multiplied with on its way to the softmax; None where
+    something else happens to it than that something is added or masked.
     """
 
     product: Call
@@ -85,6 +98,7 @@ class Attention:
     mix: Call | None = None
     value: int = 1
     operands: bool = True
+    scale: float | None = None
 
     @property
     def sites(self) -> list[Site]:
@@ -144,6 +158,15 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
         with recorder.calls, recorder:
             torch.func.functional_call(model, buffers, args, kwargs)
     return recorder.trace(model)
+
+
+class _How(NamedTuple):
+    """What of a call's arguments is no tensor, and says what was made."""
+
+    #: Which part of its input the result is.
+    which: object
+    #: What scores among its operands are multiplied with; None where that is unknown.
+    factor: float | None
 
 
 class _Recorder(TorchFunctionMode):
@@ -206,11 +229,11 @@ class _Recorder(TorchFunctionMode):
             if getattr(func, "__name__", "") == "einsum":
                 self._einsums.add(call)
             which = str(args[1]) if call.operation == "getitem" else None
-            self._made(call, inputs, made, which)
+            self._made(call, inputs, made, _How(which, _factor(call.operation, args)))
         return output
 
     def _made(
-        self, call: Call, inputs: dict[int, Tensor], made: list[tuple[int, Tensor]], which: object
+        self, call: Call, inputs: dict[int, Tensor], made: list[tuple[int, Tensor]], how: _How
     ) -> None:
         attention = self._attention(call, inputs)
         fusion = self._fusion(call, inputs)
@@ -221,10 +244,14 @@ class _Recorder(TorchFunctionMode):
         name = self._name(call, inputs, attention, fusion)
         origin = self._flow.result(call, inputs, name)
         for k, tensor in made:
-            one = self._flow.parted(origin, call.operation, k if which is None else which)
+            one = self._flow.parted(origin, call.operation, k if how.which is None else how.which)
             if not tensor.requires_grad:
                 one = replace(one, node=None, learned=False)
-            self._flow.set_origin(tensor, self._marked(one, call, inputs, tensor))
+            marked = self._marked(one, call, inputs, tensor)
+            if marked.scale is not None and marked.probabilities is None:
+                scale = None if how.factor is None else marked.scale * how.factor
+                marked = replace(marked, scale=scale)
+            self._flow.set_origin(tensor, marked)
 
     def _name(
         self,
@@ -287,13 +314,18 @@ class _Recorder(TorchFunctionMode):
         if call.operation != "matmul":
             return None
         for at, tensor in inputs.items():
-            calls = self._flow.origin(tensor).probabilities
-            if calls is not None:
-                product, softmax = calls
+            origin = self._flow.origin(tensor)
+            if origin.probabilities is not None:
+                product, softmax = origin.probabilities
                 value = next(other for other in reversed(inputs) if other != at)
                 plain = not {product, call} & self._einsums
                 return Attention(
-                    product=product, softmax=softmax, mix=call, value=value, operands=plain
+                    product=product,
+                    softmax=softmax,
+                    mix=call,
+                    value=value,
+                    operands=plain,
+                    scale=origin.scale if plain else None,
                 )
         return None
 
@@ -304,7 +336,7 @@ class _Recorder(TorchFunctionMode):
         if call.operation == "matmul":
             query, *others = [self._flow.origin(tensor) for tensor in inputs.values()]
             if any(one.from_batch for one in others) and (query.from_batch or query.learned):
-                return replace(origin, scores=call)
+                return replace(origin, scores=call, scale=1.0)
             return origin
         if call.operation in _PRODUCTS:
             return origin
@@ -313,10 +345,31 @@ class _Recorder(TorchFunctionMode):
             if before.scores is None and before.probabilities is None:
                 continue
             if call.operation == "softmax" and before.scores is not None:
-                return replace(origin, probabilities=(before.scores, call))
+                return replace(origin, probabilities=(before.scores, call), scale=before.scale)
             if tensor.shape[-2:] == made.shape[-2:] and tensor.dim() > 1:
-                return replace(origin, scores=before.scores, probabilities=before.probabilities)
+                known = {name: getattr(before, name) for name in _OF_SCORES}
+                return replace(origin, **known)
         return origin
+
+
+def _factor(operation: str, args: tuple[Any, ...]) -> float | None:
+    """What a call multiplies the scores among its operands with; None where that is unknown.
+
+    >>> scores = torch.zeros(2, 2)
+    >>> _factor("mul", (scores, 0.5)), _factor("truediv", (scores, 4)), _factor("add", (1, scores))
+    (0.5, 0.25, 1.0)
+    >>> _factor("mul", (scores, scores)), _factor("tanh", (scores,))
+    (None, None)
+    """
+    if operation in _KEEPING or operation in _PRODUCTS or operation == "softmax":
+        return 1.0
+    numbers = [one for one in args[:2] if isinstance(one, int | float)]
+    if operation == "mul" and len(numbers) == 1:
+        return float(numbers[0])
+    if operation in _DIVIDING and numbers and args[1:2] == (numbers[0],):
+        return 1.0 / float(numbers[0])
+    tensor_first = bool(args) and isinstance(args[0], Tensor)
+    return 1.0 if operation == "sub" and tensor_first else None
 
 
 def _exits(call: Call, at: int, branch: Node, shared: Node | None) -> tuple[tuple[Call, int], ...]:

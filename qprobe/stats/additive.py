@@ -1,5 +1,6 @@
 """States that merge by adding: counts as integers, sums with their remainders."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -12,7 +13,7 @@ from qprobe.stats import compensated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Additive:
+class Additive(ABC):
     """A partial result of integer counts and :mod:`~qprobe.stats.compensated` sums.
 
     Counts add exactly, sums to twice the precision of float64, so partial results of micro-batches
@@ -41,9 +42,9 @@ class Additive:
         """The same on another device."""
         return replace(self, **{name: one.to(device) for name, one in self.tensors().items()})
 
+    @abstractmethod
     def scalars(self) -> Mapping[str, Tensor]:
         """What is known, as tensors without axes; what is missing has no key."""
-        raise NotImplementedError
 
     def arrays(self) -> Mapping[str, Tensor]:
         """Histograms, if there are any."""

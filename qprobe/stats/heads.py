@@ -1,5 +1,6 @@
 """States that hold one value a head."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -44,13 +45,13 @@ class PerHead(Additive):
                 placed[name].select(-1, heads.index(head)).copy_(found.select(-1, place))
         return replace(self, heads=heads, **placed)
 
+    @abstractmethod
     def seen(self) -> Tensor:
         """What n counts, int64 ``[heads]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """A value a head and whether it exists, ``[heads]`` each."""
-        raise NotImplementedError
 
     def pooled(self) -> Self:
         """All heads as one, which stays as an axis of length 1."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from qprobe.cli import step_clock
+from qprobe.cli.probing import Probing
 from qprobe.engine import TrainConfig
 
 CONFIG = TrainConfig(
@@ -66,3 +67,26 @@ def test_steps_are_counted_from_the_data():
     # 8 of 10 patients train: 32 slices, 4 batches of 8, 3 epochs.
     assert step_clock.count_steps(CONFIG) == 12
     assert step_clock.count_steps(TrainConfig.of(CONFIG.as_json() | {"steps": 5})) == 5
+
+
+@pytest.mark.parametrize(("budget", "share"), [("40%", 0.4), ("none", None)])
+def test_probes_count(monkeypatch: pytest.MonkeyPatch, budget, share):
+    sessions, before = [], Probing.callback
+
+    def callback(probing):
+        made = before(probing)
+        sessions.append(made)
+        return made
+
+    monkeypatch.setattr(Probing, "callback", callback)
+    probing = Probing.of("moments", 1, budget)
+    found = step_clock.time_step(CONFIG, probing)
+    report = sessions[0].session.report()
+    assert report.looks >= 1
+    added = report.expected if share is None else share
+    assert added > 0
+    assert found == pytest.approx(report.step_s * (1 + added))
+
+
+def test_without_probes_there_is_nothing_to_add():
+    assert step_clock.time_step(CONFIG, Probing.of("none", None, None)) > 0

@@ -7,8 +7,10 @@ from sites import foreign
 from sites.zoo import hooks_of, loss_of
 
 import qprobe
+from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.base import PROBES
-from qprobe.sites import discover, trace
+from qprobe.probes.softmax_levels import SoftmaxLevels
+from qprobe.sites import Sampling, discover, trace
 from qprobe.sites.dataflow import tensors_in
 
 pytestmark = [
@@ -56,3 +58,30 @@ def test_a_foreign_model_keeps_its_bits(make, attention, name):
     assert all(map(torch.equal, plain, watched))
     assert hooks_of(model) == hooks
     assert any(record.probe == name for record in session.records())
+
+
+@pytest.mark.parametrize(
+    "make", [foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin]
+)
+def test_attention_that_a_library_writes_out_has_the_errors_of_the_fused_one(make):
+    everything = Sampling(samples=None, heads=None, queries=None)
+    found = []
+    for attention in ("sdpa", "eager"):
+        model, batch = foreign.made(make, attention)
+        probes = [AttentionLogits("nvfp4", everything), SoftmaxLevels("nvfp4", everything)]
+        with qprobe.attach(model.eval(), probes=probes, example=batch) as session:
+            train_once(model, batch)
+            session.step()
+        records = [r for r in session.records() if r.probe in BY_NAME]
+        numbered = {(r.probe, r.site.rpartition("/")[0], r.key): r.value for r in records}
+        found.append(numbered)
+    fused, written = found
+    assert {key for _, _, key in fused} >= {"snr_qk_db", "error_qk_nats", "flip_rate"}
+    assert written.keys() == fused.keys()
+    for key, value in written.items():
+        assert value == pytest.approx(fused[key], rel=1e-3, abs=1e-4), key
+
+
+def train_once(model, batch):
+    values = [value for value in tensors_in(model(**batch)) if value.requires_grad]
+    sum(loss_of(value) for value in values).backward()

@@ -235,4 +235,4 @@ def test_every_default_probe_can_be_saved(small, tmp_path):
     slots = state["session"]["slots"]
     asked = {name.split(" at ")[0] for name in slots}
     assert asked >= {"update_health", "attention_logits", "gradient_fidelity", "branch_energy"}
-    assert np.isfinite(state["session"]["budget"]["stretch"])
+    assert np.isfinite(state["session"]["agenda"]["budget"]["stretch"])

@@ -7,7 +7,7 @@ from qprobe.native import Sampled
 from qprobe.probes.assignment import assign
 from qprobe.probes.base import Field
 from qprobe.records.schema import Role
-from qprobe.sites import discover
+from qprobe.sites import Site, discover
 from qprobe.sites.discover import by_path, owners
 
 MODEL = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -63,3 +63,29 @@ def test_a_probe_that_selects_nothing_is_refused_with_the_kinds_there_are():
 
 def test_layers_are_numbered_by_path():
     assert {slot.site.path: slot.layer for slot in assigned(Windowed())} == {"0": 0, "1": 1}
+
+
+class Joining(Alone):
+    def selects(self, site):
+        return site.role is Role.BRANCH
+
+    def join(self, states):
+        return {}
+
+
+def test_what_a_probe_needs_is_found_among_all_sites():
+    every = discover(MODEL)
+    (gradient,) = (s for s in every if str(s) == "linear 0 grad_output")
+    probe = Asking(Role.GRAD_OUTPUT, Role.INPUT, Role.WEIGHT)
+    options = {"owners": by_path(owners(MODEL)), "lenient": False}
+    with pytest.raises(InputError, match="selects none"):
+        assign([probe], [gradient], **options)
+    (slot,) = assign([probe], [gradient], available=every, **options)
+    assert [str(site) for site in slot.sites] == ["linear 0 grad_output", "linear 0 input"]
+    assert slot.weighted
+
+
+def test_a_probe_that_joins_gets_all_branches_of_a_fusion():
+    branches = [Site(f"./add.{n}", Role.BRANCH, "add", index) for n in (0, 1) for index in (0, 1)]
+    slots = assign([Joining()], branches[:1], {}, available=branches, lenient=False)
+    assert [slot.site for slot in slots] == branches[:2]

@@ -106,13 +106,17 @@ def sqnrs_db(x):
 def test_the_script_records_what_float64_finds_of_a_model_it_has_never_seen(tmp_path, monkeypatch):
     """Moments within 1e-4; SQNR within 0.001 dB of a sample's of one token in 8 or 9."""
     pytest.importorskip("transformers")
-    assert len([line for line in SCRIPT.splitlines() if line]) <= 13  # with its name
+    name, *lines = [line for line in SCRIPT.splitlines() if line]
+    assert name == "# attach.py"
+    assert len(lines) == 10
+    assert ";" not in SCRIPT
+    assert max(map(len, lines)) <= 100
     monkeypatch.chdir(tmp_path)
     seen = {}
     torch.manual_seed(0)
     exec(SCRIPT.replace("with qprobe", "keep(model, batch)\nwith qprobe"), {"keep": keeper(seen)})  # noqa: S102
     with records.open(tmp_path / "x.qprobe") as run:
-        assert run.series("", "", "training", "loss").steps.tolist() == [*range(1, 12)]
+        assert run.series("", "", "training", "lr").steps.tolist() == [*range(1, 12)]
         assert run.series(LAYER, "input", "moments", "mean").steps.tolist() == [1, 11]
         for role, tensor in seen.items():
             for key, value in expected(tensor).items():

@@ -14,6 +14,7 @@ from qprobe.models import build
 from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.block_scales import BlockScales
 from qprobe.probes.operand_error import OperandError
+from qprobe.probes.softmax_levels import SoftmaxLevels
 from qprobe.quant import NVFP4, QuantSpec, convert, fake_quantize
 from qprobe.records.schema import Role
 from qprobe.sites import Sampling
@@ -144,3 +145,64 @@ def test_other_probes_still_see_logits_and_probabilities():
     found = {(r.role, r.key): r.value for r in watched(model, x, probes=[probe]) if r.step == 1}
     assert found["attn_probs", "mean"] == pytest.approx(1 / 8)
     assert found["attn_logits", "looks"] == 1
+
+
+class Written(nn.Module):
+    """Attention in one of the ways in which people write it, with a causal mask."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.way, self.q, self.k = way, nn.Linear(16, 32), nn.Linear(16, 32)
+        self.v, self.out = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        q, k, v = (f(x).unflatten(-1, (2, 16)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return x + self.out(getattr(self, self.way)(q, k, v).transpose(1, 2).flatten(2))
+
+    def fused(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def scaled(self, q, k, v):
+        hidden = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1)
+        scores = (torch.matmul(q, k.transpose(2, 3)) * 0.25).masked_fill(hidden, -torch.inf)
+        return F.dropout(scores.softmax(-1), 0.0) @ v
+
+    def divided(self, q, k, v):
+        lowest = torch.finfo(q.dtype).min
+        added = torch.full((q.shape[-2],) * 2, lowest).triu(1)
+        scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT).view(*q.shape[:-1], -1)
+        scores /= 8
+        p = F.softmax(2.0 * scores + added, dim=-1, dtype=torch.float32).to(q.dtype)
+        return torch.matmul(p, v)
+
+    def capped(self, q, k, v):
+        return (torch.tanh(q @ k.mT * 0.25) * 5.0).softmax(-1) @ v
+
+    def summed(self, q, k, v):
+        return torch.einsum("bhqd,bhkd->bhqk", q, k).mul(0.25).softmax(-1) @ v
+
+
+def of_attention(way, x, recipe="nvfp4"):
+    probes = [AttentionLogits(recipe, EVERYTHING), SoftmaxLevels(recipe, EVERYTHING)]
+    return {
+        (r.step, r.probe, r.role, r.key): r.value
+        for r in watched(Written(way), x, probes)
+        if r.probe in ("attention_logits", "softmax_levels")
+    }
+
+
+@pytest.mark.parametrize("way", ["scaled", "divided"])
+def test_attention_that_a_module_writes_out_has_the_errors_of_the_fused_one(way):
+    x = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(1))
+    fused, written = of_attention("fused", x), of_attention(way, x)
+    assert {key for _, _, _, key in fused} >= {"snr_qk_db", "error_qk_nats", "flip_rate", "levels"}
+    assert written.keys() == fused.keys() or way == "divided"  # heads are samples there
+    for key, value in written.items():
+        if not key[-1].startswith("head") and (way == "scaled" or "proj" not in key[-1]):
+            assert value == pytest.approx(fused[key], rel=1e-4, abs=1e-5), key
+
+
+@pytest.mark.parametrize("way", ["capped", "summed"])
+def test_where_scores_are_not_only_scaled_and_masked_nothing_is_guessed(way):
+    assert of_attention(way, torch.randn(3, 9, 16)) == {}

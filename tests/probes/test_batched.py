@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qprobe.probes.base import SiteView
-from qprobe.probes.batched import scalars_of
+from qprobe.probes.batched import Batched, scalars_of
 from qprobe.probes.four_bit import FourBit
 from qprobe.probes.histogram import Histogram
 from qprobe.probes.moments import Moments
@@ -42,3 +42,11 @@ def test_many_states_give_what_each_gives_alone(probe, generator):
 
 def test_no_states_have_no_scalars():
     assert scalars_of([]) == []
+
+
+def test_a_state_without_values_cannot_be_made():
+    class Bare(Batched):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract method '?values'?"):
+        Bare()

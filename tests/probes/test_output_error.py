@@ -99,3 +99,31 @@ def test_a_layer_in_high_precision_is_not_looked_at():
     with pytest.raises(InputError, match="no recipe in force"):
         measured(layer, x, g)
     assert measured(layer, x, g, OutputError("nvfp4"))["as_it_is.noise_share"] > 0
+
+
+class Conv1D(nn.Module):
+    """As the library of that name has it: a linear layer that stores its weight ``[in, out]``."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().T.contiguous())
+        self.bias = nn.Parameter(linear.bias.detach().clone())
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+def test_a_layer_that_stores_its_weight_transposed_has_the_same_noise():
+    torch.manual_seed(0)
+    linear, x = nn.Linear(32, 48), torch.randn(4, 5, 32)
+    found = []
+    for layer in (linear, Conv1D(linear)):
+        model = nn.Sequential(layer, nn.GELU())
+        with qprobe.attach(model, probes=[OutputError(recipe="nvfp4")]) as session:
+            model(x).square().sum().backward()
+            session.step()
+        found.append({r.key: r.value for r in session.records() if r.probe == "output_error"})
+    assert "smoothed.noise_share" in found[0]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -244,13 +244,51 @@ def test_the_budget_is_kept_and_said(tmp_path):
                 report = session.report()
     # Half a second each ten seconds is 5 %; every 30 steps it is 1.7 %.
     assert report.stretch == 3
-    # The two looks before it was known are all that exceeds 2 %.
-    assert report.seconds - 2 * 0.5 <= 0.02 * report.others_s
+    assert report.seconds <= 0.02 * report.others_s
+    assert (report.budget, report.steps_in_debt, report.waiting) == (0.02, 0, ())
     with records.open(path) as run:
         intervals = run.series("", "", "session", "interval")
-    assert intervals.values[:3].tolist() == [10.0, 30.0, 30.0]
+    # The first look is paid back, and the next paid for, before it: 2 · 0.5 s at 2 % is 50 steps.
+    assert intervals.steps[:4].tolist() == [1, 51, 81, 111]
+    assert intervals.values[:3].tolist() == [30.0, 30.0, 30.0]
     assert intervals.values[-1] == 10.0
     assert min(intervals.values) == 10.0  # never more often than asked
+
+
+def test_layers_that_there_was_no_room_for_are_said_and_arrays_of_all_are_kept():
+    clock = Clock()
+
+    class Slow(Inputs):
+        def observe(self, view):
+            clock.now += 1.0
+            return super().observe(view)
+
+    model = small()
+    with qprobe.attach(model, probes=[Slow()], budget="5%", clock=clock, arrays=10) as session:
+        for step in range(45):
+            clock.now += 1.0
+            go(model, session)
+            if step == 1:
+                report = session.report()
+    assert report.steps_in_debt == 18
+    assert [(name, site.path) for name, site in report.waiting] == [("alone", "0")]
+    assert "1 planned look never had room in the budget" in str(report)
+    assert session.report().waiting == ()
+    assert steps_of(session) == [1, 21]
+    assert {array.column.site for array in session.arrays()} == {"0", "2"}
+    waiting = [r.value for r in session.records() if r.column.key == "waiting"]
+    assert waiting == [1.0, 0.0]
+
+
+def test_a_single_site_brings_what_its_probe_needs():
+    model = small()
+    site = Site("0", Role.GRAD_OUTPUT, "linear")
+    with qprobe.attach(model, probes=[Together()], sites=[site], every=1) as session:
+        go(model, session)
+    assert session.missed == ()
+    assert {(r.site, r.role) for r in session.records() if r.probe == "together"} == {
+        ("0", "grad_output")
+    }
 
 
 def test_without_a_budget_the_interval_stays():
@@ -391,3 +429,21 @@ def test_the_loss_scale_reaches_probes_and_the_record():
         go(model, session)
     assert set(scales) == {512.0}
     assert value(session, "", "", "loss_scale", "session") == 512.0
+
+
+def test_an_optimizer_counts_the_steps():
+    model = small()
+    optimizer, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    with qprobe.attach(model, probes=[Inputs()], every=2, optimizer=optimizer) as session:
+        for _ in range(3):
+            model(torch.randn(8, 4)).pow(2).mean().backward()
+            other.step()
+            optimizer.step()
+            session.log(loss=1.0)
+        with pytest.raises(InputError, match="counted by the optimizer that it was given"):
+            session.step()
+    assert session.steps == 3
+    assert steps_of(session) == [1, 3]
+    assert steps_of(session, "training") == [1, 2, 3]
+    optimizer.step()  # nobody counts any more
+    assert session.steps == 3

@@ -174,3 +174,63 @@ def test_a_model_that_changes_its_mind_is_watched_again():
             model.packed = packed
             model(x)
     assert known == [True, True, False, True]
+
+
+class Written(nn.Module):
+    """Attention as three calls."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.qkv, self.between = nn.Linear(8, 24), between
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.between(q @ k.mT).softmax(-1) @ v
+
+
+@pytest.mark.parametrize(
+    ("between", "scale"),
+    [
+        (lambda scores: scores, 1.0),
+        (lambda scores: scores * 0.5, 0.5),
+        (lambda scores: 3 * (scores / 4) - 1, 0.75),
+        (lambda scores: torch.add(scores.float().contiguous(), torch.ones(5)), 1.0),
+        (lambda scores: scores.mul_(0.5).masked_fill_(torch.eye(5, dtype=torch.bool), -1e9), 0.5),
+        (lambda scores: torch.where(torch.eye(5) > 0, -torch.inf, scores.div(2)), 0.5),
+        (lambda scores: scores * torch.tensor(0.5), None),
+        (lambda scores: scores.clamp(max=1.0), None),
+        (lambda scores: 1 - scores, None),
+        (lambda scores: 1 / scores, None),
+    ],
+)
+def test_queries_and_keys_of_attention_that_is_written_out(between, scale):
+    """Logits are those the model made, and a sample's are its product and what was added to it."""
+    model, x, seen = Written(between), torch.randn(3, 5, 8), []
+    found = trace(model, x)
+    (attention,) = found.attentions
+    assert attention.scale == scale
+    sites = [site for site in found.sites if site.role is Role.ATTN_LOGITS]
+
+    class Receiver:
+        def __call__(self, site, tensor):
+            raise AssertionError(site)
+
+        def drawn(self, site, drawn):
+            seen.append((drawn.attended, drawn.tensor(site.role)))
+
+    with Capture(model, sites, Receiver(), trace=found, sampling=Sampling(heads=None)):
+        model(x)
+    ((attended, logits),) = seen
+    q, k, _ = model.qkv(x).view(3, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    lowest = torch.finfo(torch.float32).min / 2
+    assert torch.allclose(logits.clamp(min=lowest), between(q @ k.mT).clamp(min=lowest), atol=1e-6)
+    if scale is None:
+        assert attended is None
+        return
+    assert torch.equal(attended.q, q)
+    assert torch.equal(attended.k, k)
+    sample = attended.sample(Sampling(samples=2, heads=1, queries=2), 1)
+    again = attended.logits(Sampling(samples=2, heads=1, queries=2), 1)
+    summed = sample.products(sample.q, sample.k) + sample.mask
+    assert torch.allclose(summed, again, atol=1e-5)
+    assert attended.projections is not None

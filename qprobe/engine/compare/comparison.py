@@ -90,8 +90,8 @@ def _check_metric(entries: Sequence[Entry], asked: Question) -> None:
     if not finished:
         states = ", ".join(sorted({str(one.standing) for one in entries}))
         raise InputError(
-            f"none of the {len(entries)} trainings is finished ({states}); run the sweep again to "
-            "go on with them."
+            f"none of the {len(entries)} trainings is finished ({states}); go on with "
+            "`qprobe train --resume FOLDER`, or run the sweep that they are of again."
         )
     if asked.metric not in known:
         raise InputError(

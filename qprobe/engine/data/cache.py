@@ -40,12 +40,12 @@ def key(facts: Mapping[str, object], sources: tuple[Path, ...]) -> str:
 
 def cached(path: Path, make: Callable[[], Tensors]) -> Tensors:
     """What ``path`` holds; generated and written there if it is absent or damaged."""
-    if path.exists():
-        try:
+    try:
+        if path.exists():  # which may ask a folder that must not be read
             return _read(path)
-        # RuntimeError is how safetensors says that the file went away in the meantime.
-        except (_DamagedError, SafetensorError, OSError, RuntimeError) as error:
-            _log.warning("generating %s again: %s", path, error)
+    # RuntimeError is how safetensors says that the file went away in the meantime.
+    except (_DamagedError, SafetensorError, OSError, RuntimeError) as error:
+        _log.warning("generating %s again: %s", path, error)
     tensors = make()
     try:
         _write(path, tensors)

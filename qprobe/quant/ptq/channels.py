@@ -67,6 +67,13 @@ class Channels:
         )
 
     @property
+    def outputs_first(self) -> "Channels":
+        """The same for a weight as captures hand it over: that of a linear is ``[out, in]``."""
+        if self.conv or not self.inputs_first:
+            return self
+        return self._linear(self.outputs, self.inputs, inputs_first=False)
+
+    @property
     def conv(self) -> bool:
         """Whether the layer has axes of space."""
         return len(self.view) > 2
