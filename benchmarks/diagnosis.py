@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diagnosis_cases import Case, Ward, cases
+from diagnosis_cases import Case, Count, Ward, cases
 from diagnosis_doctors import BASELINES, Diagnosis, Doctor, analyzers
 from diagnosis_models import FAMILIES
 from diagnosis_report import Examined, report
@@ -49,12 +49,13 @@ def examine(
     folder: Path, doctors: dict[str, Doctor], options: argparse.Namespace
 ) -> Iterator[Examined]:
     """Train, plant, ask; about what is below detection only if it was asked for."""
-    per_kind = 1 if options.quick else options.per_kind
+    defects = 1 if options.quick else options.per_kind
+    count = Count(defects, defects if options.benign is None else options.benign)
     for name in options.families:
         family = FAMILIES[name]
         patient = family.trained(folder, quick=options.quick)
         wards = [Ward.of(patient, recipe) for recipe in family.recipes]
-        for ward, case in cases(wards, per_kind, options.seed):
+        for ward, case in cases(wards, count, options.seed):
             counts = case.detectable or case.well or options.undetectable
             said = {who: doctor(ward.subject()) for who, doctor in doctors.items() if counts}
             yield Examined(case=case, diagnoses=said)
@@ -73,6 +74,7 @@ def parsed() -> argparse.Namespace:
     options.add_argument("--quick", action="store_true", help="hardly trained, one of each kind")
     options.add_argument("--json", action="store_true", help="every case as data")
     options.add_argument("--per-kind", type=int, default=3, help="plantings a kind and model")
+    options.add_argument("--benign", type=int, help="changes that are no defect; as --per-kind")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--models", type=Path, help="keep the trained models here")
     options.add_argument(

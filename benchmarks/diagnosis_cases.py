@@ -157,8 +157,16 @@ class Case:
         return self.cause is None
 
 
-def cases(wards: Sequence[Ward], per_kind: int, seed: int) -> Iterator[tuple[Ward, Case]]:
-    """Plant every kind ``per_kind`` times in each model where it fits, at random sites.
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often each kind is planted in each model."""
+
+    defects: int
+    benign: int
+
+
+def cases(wards: Sequence[Ward], count: Count, seed: int) -> Iterator[tuple[Ward, Case]]:
+    """Plant every kind in each model where it fits, at random sites.
 
     The model has the defect while the caller holds the case; the healthy models come first.
     """
@@ -168,7 +176,8 @@ def cases(wards: Sequence[Ward], per_kind: int, seed: int) -> Iterator[tuple[War
     for ward in wards:
         for name, kind in KINDS.items():
             fitting = candidates(ward.model, name, ward.example)
-            for number in range(per_kind if fitting else 0):
+            often = count.benign if kind.benign else count.defects
+            for number in range(often if fitting else 0):
                 # Strengths take turns, so that each is met equally often.
                 site, strength = drawn.choice(fitting), kind.strengths[number % 3]
                 planting = {"strength": strength, "seed": drawn.randrange(2**31)}

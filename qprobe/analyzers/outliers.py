@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from qprobe.analyzers.measured import Measured
 from qprobe.probes.output_error import INTENDED, ROTATED, SMOOTHED, W_HIGH, X_HIGH
@@ -80,13 +81,18 @@ _REMEDIES = {
 _GRANULARITIES = tuple(way for way in _REMEDIES if way not in (X_HIGH, W_HIGH))
 #: A granularity is recommended from this cut of the noise; else the operand stays as it was.
 _WORTHWHILE = 1.5
+#: An outlier does harm where its layer's output is this many times as noisy as that of the median
+#: other layer: transformers have tokens and channels far above the rest, and live with them.
+NOISIER = 2.5
+#: Or where this share of the output's energy is noise, 10 dB, however noisy the others are.
+LOUD = 0.1
 
 
 class Outliers:
     """Reads moments of inputs and weights, and what remedies do to the noise of outputs.
 
-    Where the largest channel or token of an operand is out of line, and finer scales would cut the
-    noise of the layer's output, it says which and by how much.
+    Where the largest channel or token of an operand is out of line, the layer's output is noisier
+    than that of other layers, and finer scales would cut the noise, it says which and by how much.
     """
 
     name = NAME
@@ -99,8 +105,17 @@ class Outliers:
         return [
             _finding(site, found)
             for site, values in noise.items()
+            if _harmed(site, noise)
             for found in _found(site, moments, values)
         ]
+
+
+def _harmed(site: str, noise: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether a layer's output is noisier than usual in its model, or very noisy by itself."""
+    key = f"{INTENDED}.noise_share"
+    others = [values[key] for path, values in noise.items() if path != site and key in values]
+    mine = noise[site].get(key, 0.0)
+    return not others or mine >= min(LOUD, NOISIER * median(others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
