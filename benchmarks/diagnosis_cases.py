@@ -1,52 +1,32 @@
-"""Models that were trained, defects planted in them at random, and whether a defect matters."""
+"""Defects planted at random in trained models, and whether a defect matters."""
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
+from diagnosis_models import Batch, Patient
 from torch import Tensor, nn
 
 from qprobe.analyzers.base import Floats, Subject
-from qprobe.engine import Schedule, TrainConfig, reopen, train
-from qprobe.engine.losses import bce_tversky_per_image
-from qprobe.faults import KINDS, Planted, candidates, plant
+from qprobe.faults import KINDS, Kind, Planted, candidates, plant
 from qprobe.inference import Interval, Resampling, bootstrap
-from qprobe.quant import NVFP4, Gemm, QuantRecipe, QuantSpec, Rounding, convert
+from qprobe.quant import QuantRecipe, convert
 from qprobe.quant.layers import QuantizedLayer
 
-ARCHITECTURES = ("cnn", "vit", "swin")
-_RTN = QuantSpec(format=NVFP4)
-_SR = QuantSpec(format=NVFP4, rounding=Rounding.STOCHASTIC)
-WITH_ATTENTION = QuantRecipe(
-    name="nvfp4-sr-attention",
-    fprop=Gemm(a=_RTN, b=_RTN),
-    dgrad=Gemm(a=_SR, b=_RTN),
-    wgrad=Gemm(a=_SR, b=_RTN),
-    attention=Gemm(a=_RTN, b=_RTN),
-    summary="nvfp4-sr with the products of attention as well",
-    reference="this benchmark",
-)
-#: Two recipes a model: one in blocks with stochastic rounding, one of integers.
-RECIPES: dict[str, tuple[str | QuantRecipe, ...]] = {
-    "cnn": ("nvfp4-sr", "int4-channel-token"),
-    "vit": (WITH_ATTENTION, "int4-channel-token"),
-    "swin": (WITH_ATTENTION, "int4-channel-token"),
-}
-BATCH = 8
 
-
+@dataclass(frozen=True, slots=True)
 class NegativeLoss:
     """The mean loss with its sign turned: the more, the better."""
 
-    name = "negative_loss"
+    patient: Patient
+    name: str = "negative_loss"
 
-    def of(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Floats:
-        losses = bce_tversky_per_image(output, batch[1]).double().cpu().numpy()
+    def of(self, output: Tensor, batch: Batch) -> Floats:
+        losses = self.patient.losses(output, batch).double().cpu().numpy()
         return np.stack([losses, np.ones_like(losses)], axis=1)
 
     def reduce(self, totals: Floats) -> Floats:
@@ -58,23 +38,30 @@ class NegativeLoss:
 class Ward:
     """A trained model under one recipe, its data, and what is measured of it when it is well."""
 
-    architecture: str
+    patient: Patient
     model: nn.Module
     recipe: QuantRecipe
-    batches: list[tuple[Tensor, Tensor]] = field(repr=False)
+
+    @classmethod
+    def of(cls, patient: Patient, recipe: str | QuantRecipe) -> "Ward":
+        model = copy.deepcopy(patient.model).eval()
+        convert(model, recipe, generator=torch.Generator().manual_seed(0))
+        layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+        return cls(patient=patient, model=model, recipe=layers[0].recipe)
 
     @property
     def example(self) -> tuple[Tensor]:
-        return (self.batches[0][0][:2],)
+        return (self.patient.batches[0][0][:2],)
 
     def subject(self) -> Subject:
         return Subject(
             model=self.model,
             recipe=self.recipe,
-            batches=lambda: self.batches,
-            loss=lambda output, batch: bce_tversky_per_image(output, batch[1]),
-            score=NegativeLoss(),
-            name=f"{self.architecture} under {self.recipe.name}",
+            batches=lambda: self.patient.batches,
+            loss=self.patient.losses,
+            score=NegativeLoss(self.patient),
+            forward=self.patient.forward,
+            name=f"{self.patient.family} under {self.recipe.name}",
         )
 
     def high_precision(self) -> nn.Module:
@@ -84,54 +71,72 @@ class Ward:
 
     @torch.no_grad()
     def losses(self, model: nn.Module) -> Floats:
-        parts = [bce_tversky_per_image(model(x), y) for x, y in self.batches]
+        of = self.patient
+        parts = [of.losses(of.forward(model, batch), batch) for batch in of.batches]
         return torch.cat(parts).double().numpy()
 
     @cached_property
-    def excess_when_well(self) -> Floats:
-        return self.excess()
+    def losses_when_well(self) -> Floats:
+        return self.losses(self.model)
 
-    def excess(self) -> Floats:
-        """What the recipe costs each sample now, against high precision at the same weights."""
-        return self.losses(self.model) - self.losses(self.high_precision())
+    @cached_property
+    def exact_losses_when_well(self) -> Floats:
+        return self.losses(self.high_precision())
 
-    def fidelity(self, path: str | None) -> Floats:
-        """Cosine and projection of each batch's gradient: ``[batches, 2]``.
+    def excess(self, kind: Kind) -> Floats:
+        """By how much the recipe costs each sample more than in the healthy model.
 
-        Of the weight of the layer ``path``, or of all parameters.
+        A cost is against high precision at the same weights, which most defects leave as it was.
         """
-        for module in self.model.modules():
+        more = self.losses(self.model) - self.losses_when_well
+        if not kind.preserves:
+            more -= self.losses(self.high_precision()) - self.exact_losses_when_well
+        return more
+
+    def gradients(self, model: nn.Module) -> list[dict[str, Tensor]]:
+        """The gradient of each batch by parameter; stochastic rounding starts over."""
+        for module in model.modules():
             if isinstance(module, QuantizedLayer) and module.setup.generator is not None:
                 module.setup.generator.manual_seed(0)
-        exact = self.high_precision()
+        found = []
+        for batch in self.patient.batches:
+            model.zero_grad(set_to_none=True)
+            losses = self.patient.losses(self.patient.forward(model, batch), batch)
+            losses.mean().backward()
+            named = [(name, p.grad) for name, p in model.named_parameters()]
+            found.append({name: grad for name, grad in named if grad is not None})
+        model.zero_grad(set_to_none=True)
+        return found
+
+    @cached_property
+    def exact_gradients_when_well(self) -> list[dict[str, Tensor]]:
+        return self.gradients(self.high_precision())
+
+    @cached_property
+    def gradients_when_well(self) -> list[dict[str, Tensor]]:
+        return self.gradients(self.model)
+
+    def fidelity(self, gradients: Sequence[Mapping[str, Tensor]], path: str | None) -> Floats:
+        """Cosine and projection of each batch's gradient to that of the healthy model in high
+        precision: ``[batches, 2]``; of the weight of the layer ``path``, or of all parameters.
+        """
         rows = []
-        for batch in self.batches:
-            g, h = _gradient(exact, batch, path), _gradient(self.model, batch, path)
+        for exact, mine in zip(self.exact_gradients_when_well, gradients, strict=True):
+            names = exact if path is None else [f"{path}.weight"]
+            g = torch.cat([exact[name].flatten().double() for name in names])
+            h = torch.cat([mine[name].flatten().double() for name in names])
             dot = torch.dot(g, h)
             # A gradient of which nothing is left points nowhere: its cosine is 0, not undefined.
             norms = (g.norm() * h.norm()).clamp(min=torch.finfo(g.dtype).tiny)
             rows.append([float(dot / norms), float(dot / torch.dot(g, g))])
-        self.model.zero_grad(set_to_none=True)
         return np.array(rows)
-
-
-def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor], path: str | None) -> Tensor:
-    model.zero_grad(set_to_none=True)
-    bce_tversky_per_image(model(batch[0]), batch[1]).mean().backward()
-    parts = [
-        parameter.grad.flatten().double()
-        for name, parameter in model.named_parameters()
-        if path is None or name == f"{path}.weight"
-        if parameter.grad is not None
-    ]
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One defect, benign change or healthy model, and whether it can be seen at all."""
 
-    architecture: str
+    family: str
     recipe: str
     kind: str
     strength: float
@@ -146,48 +151,22 @@ class Case:
         """Whether a defect moves what it harms beyond its 95 % interval."""
         return self.cause is not None and self.effect is not None and self.effect.low > 0
 
-
-def trained(folder: Path, architecture: str, steps: int, samples: int) -> list[Ward]:
-    """Train a tiny model once, and put copies of it under the recipes."""
-    config = TrainConfig(
-        arch=architecture,
-        size="tiny",
-        batch=16,
-        lr=2e-3,
-        schedule=Schedule.COSINE,
-        warmup=min(20, steps - 1),
-        clip=1.0,
-        augment=False,
-        steps=steps,
-        validation=16,
-        test=16,
-    )
-    train(config, folder / architecture, resume=True)
-    bench = reopen(folder / architecture / "best.pt")
-    batches = _batches(bench.validation, samples)
-    wards = []
-    for recipe in RECIPES[architecture]:
-        model = copy.deepcopy(bench.model).eval()
-        convert(model, recipe, generator=torch.Generator().manual_seed(0))
-        layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
-        wards.append(
-            Ward(architecture=architecture, model=model, recipe=layers[0].recipe, batches=batches)
-        )
-    return wards
+    @property
+    def well(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.cause is None
 
 
-def _batches(loader: Sequence[object], samples: int) -> list[tuple[Tensor, Tensor]]:
-    loader.restart(0)  # type: ignore[attr-defined]
-    images, masks = [], []
-    for batch in loader:
-        images.append(batch.image)  # type: ignore[attr-defined]
-        masks.append(batch.mask.float())  # type: ignore[attr-defined]
-    x, y = torch.cat(images)[:samples], torch.cat(masks)[:samples]
-    return list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often each kind is planted in each model."""
+
+    defects: int
+    benign: int
 
 
-def cases(wards: Sequence[Ward], per_kind: int, seed: int) -> Iterator[tuple[Ward, Case]]:
-    """Plant every kind ``per_kind`` times in each model where it fits, at random sites.
+def cases(wards: Sequence[Ward], count: Count, seed: int) -> Iterator[tuple[Ward, Case]]:
+    """Plant every kind in each model where it fits, at random sites.
 
     The model has the defect while the caller holds the case; the healthy models come first.
     """
@@ -197,26 +176,32 @@ def cases(wards: Sequence[Ward], per_kind: int, seed: int) -> Iterator[tuple[War
     for ward in wards:
         for name, kind in KINDS.items():
             fitting = candidates(ward.model, name, ward.example)
-            for number in range(per_kind if fitting else 0):
+            often = count.benign if kind.benign else count.defects
+            for number in range(often if fitting else 0):
                 # Strengths take turns, so that each is met equally often.
                 site, strength = drawn.choice(fitting), kind.strengths[number % 3]
                 planting = {"strength": strength, "seed": drawn.randrange(2**31)}
-                probed = None if kind.benign or name == "dead-branch" else site
-                well = _well(ward, name, probed)
+                _look_at(ward, kind)
                 with plant(ward.model, name, site, example=ward.example, **planting) as planted:
-                    yield ward, _case(ward, name, planted, _effect(ward, planted, probed, well))
+                    yield ward, _case(ward, name, planted, _effect(ward, planted, site))
 
 
-def _well(ward: Ward, kind: str, path: str | None) -> Floats:
-    return ward.fidelity(path) if KINDS[kind].gradient else ward.excess_when_well
+def _look_at(ward: Ward, kind: Kind) -> None:
+    """Measure the healthy model, before there is anything in it."""
+    if kind.gradient and not kind.benign:
+        _ = ward.exact_gradients_when_well, ward.gradients_when_well
+    elif not kind.benign:
+        _ = ward.exact_losses_when_well, ward.losses_when_well
 
 
-def _effect(ward: Ward, planted: Planted, path: str | None, well: Floats) -> Interval | None:
+def _effect(ward: Ward, planted: Planted, site: str) -> Interval | None:
     if planted.kind.benign:
         return None
     if not planted.kind.gradient:
-        return _mean(ward.excess() - well)
-    now = ward.fidelity(path)
+        return _mean(ward.excess(planted.kind))
+    path = None if planted.kind.name == "dead-branch" else site
+    well = ward.fidelity(ward.gradients_when_well, path)
+    now = ward.fidelity(ward.gradients(ward.model), path)
     lost = [_mean(well[:, 0] - now[:, 0]), _mean(np.abs(now[:, 1] - 1) - np.abs(well[:, 1] - 1))]
     return max(lost, key=lambda interval: interval.low)
 
@@ -229,7 +214,7 @@ def _mean(values: Floats) -> Interval:
 
 def _case(ward: Ward, kind: str, planted: Planted | None, effect: Interval | None) -> Case:
     return Case(
-        architecture=ward.architecture,
+        family=ward.patient.family,
         recipe=ward.recipe.name,
         kind=kind,
         strength=0.0 if planted is None else planted.strength,

@@ -88,13 +88,15 @@ def _by(score: Callable[[_Seen], float], cause: Cause) -> Doctor:
 
 
 def _kurtosis(seen: _Seen) -> float:
-    values = [Moments.of(tensor).kurtosis() for tensor in (seen.x, seen.weight)]
-    return max(float(torch.log10(value.clamp(min=1.0))) for value in values)
+    found = torch.cat([Moments.of(tensor).kurtosis().view(-1) for tensor in (seen.x, seen.weight)])
+    # A constant tensor, behind a layer that gives nothing, has none.
+    return float(torch.log10(found.clamp(min=1.0)).amax()) if found.numel() else 0.0
 
 
 def _noise_to_signal(seen: _Seen) -> float:
-    noise = (seen.y - seen.exact).double().square().sum()
-    return float(10.0 * torch.log10((noise / seen.exact.double().square().sum()).clamp(min=1e-30)))
+    noise = (seen.y - seen.exact).double().square().sum().clamp(min=1e-30)
+    signal = seen.exact.double().square().sum().clamp(min=1e-30)
+    return float(10.0 * torch.log10(noise / signal))
 
 
 def _mse(seen: _Seen) -> float:

@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from qprobe.analyzers import attention, conformance, fusion, gradients, outliers
+from qprobe.analyzers import (
+    attention,
+    conformance,
+    derivatives,
+    fusion,
+    gradients,
+    outliers,
+)
 from qprobe.analyzers.base import ANALYZERS, ActiveAnalyzer, Analyzer, Subject
 from qprobe.analyzers.observation import Observation, observe
 from qprobe.errors import InputError
@@ -22,6 +29,10 @@ _LIMITS = {
     gradients.UNIT: gradients.BIASED,
     gradients.NOISE: gradients.NOISY,
 }
+#: What is proven: a quantizer, or a gradient, that does not do what it should.
+_PROOFS = frozenset({conformance.NAME, derivatives.NAME})
+#: What an odd operand does to gradients and to branches, never the other way round.
+_CONSEQUENCES = {gradients.NAME: 1, fusion.NAME: 2}
 #: Roles whose error shows in the score; gradients do not.
 _FORWARD = frozenset({Role.INPUT, Role.OUTPUT, Role.WEIGHT, Role.ATTN_LOGITS, Role.ATTN_PROBS})
 
@@ -88,8 +99,9 @@ def diagnose(
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
     """Findings merged by site and cause, demoted where they cost nothing, the most urgent first.
 
-    By severity, then by what the layer was measured to cost, then by proof (a quantizer that does
-    not do what is intended) before evidence, then by how far beyond healthy models it is.
+    By severity, then by what the layer was measured to cost, then by proof (a quantizer or a
+    gradient that does not do what is intended) before evidence, then causes before what they do,
+    then by how far beyond healthy models it is.
     """
     costs = {
         one.sites[0]: one
@@ -118,6 +130,7 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
             -order.index(one.severity),
             -_cost(one, costs),
             not _is_proof(one),
+            _CONSEQUENCES.get(one.analyzer, 0),
             -_strength(one),
         ),
     )
@@ -137,7 +150,7 @@ def _merged(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _is_proof(one: Finding) -> bool:
-    return one.analyzer == conformance.NAME and one.severity.reaches(Severity.WARN)
+    return one.analyzer in _PROOFS and one.severity.reaches(Severity.WARN)
 
 
 def _explained(one: Finding, proven: set[str], odd: set[str]) -> Finding:
@@ -176,7 +189,7 @@ def _cost(one: Finding, costs: dict[str, Finding]) -> float:
 
 
 def _strength(one: Finding) -> float:
-    """How many times beyond what healthy models reach; of proofs, the share that deviates."""
+    """How many times beyond what healthy models reach; of proofs, by how much they deviate."""
     low = min(abs(one.low), abs(one.high)) if one.low * one.high > 0 else 0.0
     if _is_proof(one):
         return low

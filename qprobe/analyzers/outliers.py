@@ -7,6 +7,7 @@ no defect by itself, since the model may not mind, but it is the cause where the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from qprobe.analyzers.measured import Measured
 from qprobe.probes.output_error import AS_IT_IS, INTENDED, ROTATED, SMOOTHED, W_HIGH, X_HIGH
@@ -96,13 +97,18 @@ RANGE = "times the noise with finer scales"
 _GRANULARITIES = tuple(way for way in _REMEDIES if way not in (X_HIGH, W_HIGH))
 #: A granularity is recommended from this cut of the noise; else the operand stays as it was.
 _WORTHWHILE = 1.5
+#: An outlier does harm where its layer's output is this many times as noisy as that of the median
+#: other layer: transformers have tokens and channels far above the rest, and live with them.
+NOISIER = 2.5
+#: Or where this share of the output's energy is noise, 10 dB, however noisy the others are.
+LOUD = 0.1
 
 
 class Outliers:
     """Reads moments of inputs and weights, and what remedies do to the noise of outputs.
 
-    Where the largest channel or token of an operand is out of line, and finer scales would cut the
-    noise of the layer's output, it says which and by how much.
+    Where the largest channel or token of an operand is out of line, the layer's output is noisier
+    than that of other layers, and finer scales would cut the noise, it says which and by how much.
     """
 
     name = NAME
@@ -114,10 +120,20 @@ class Outliers:
         noise = {place.site: errors.at(place) for place in errors.places()}
         found: list[Finding] = []
         for site, values in noise.items():
+            if not _harmed(site, noise):
+                continue
             outliers = [_finding(site, one) for one in _found(site, moments, values)]
             odd = any(Role.INPUT in one.roles for one in outliers)
             found += [*outliers, *(() if odd else _range(site, moments, values))]
         return found
+
+
+def _harmed(site: str, noise: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether a layer's output is noisier than usual in its model, or very noisy by itself."""
+    key = f"{INTENDED}.noise_share"
+    others = [values[key] for path, values in noise.items() if path != site and key in values]
+    mine = noise[site].get(key, 0.0)
+    return not others or mine >= min(LOUD, NOISIER * median(others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

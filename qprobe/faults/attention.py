@@ -8,6 +8,7 @@ from qprobe.faults.fault import Example, Place, Traces, layer_of, more_than_one,
 from qprobe.quant.attention import QuantizedScaledDotProduct, ScaledDotProduct
 from qprobe.quant.ptq.applied import with_values
 from qprobe.records.schema import Role
+from qprobe.sites import trace
 
 #: What projections are called in PyTorch, MONAI, timm and transformers.
 _PACKED = frozenset({"qkv", "to_qkv", "in_proj_qkv"})
@@ -45,15 +46,20 @@ def _siblings(model: nn.Module, path: str) -> list[nn.Module]:
     return list(model.get_submodule(path.rpartition(".")[0]).children())
 
 
-def also_called(model: nn.Module, path: str) -> tuple[str, ...]:
-    """The attention that a projection belongs to, and the product that it feeds."""
-    parent = path.rpartition(".")[0]
+def also_called(place: Place) -> tuple[str, ...]:
+    """The attention that a projection belongs to, and the product that it feeds.
+
+    A product is a module, or a call of the attention itself, which an example shows.
+    """
+    parent = place.path.rpartition(".")[0]
     products = [
         f"{parent}.{name}"
-        for name, child in model.get_submodule(parent).named_children()
+        for name, child in place.model.get_submodule(parent).named_children()
         if isinstance(child, ScaledDotProduct)
     ]
-    return (parent, *products)
+    traced = trace(place.model, *place.example).attentions if place.example else ()
+    calls = [str(one.product) for one in traced if one.product.path == parent]
+    return (parent, *products, *calls)
 
 
 def logit_growth(place: Place) -> Traces:
@@ -69,7 +75,7 @@ def logit_growth(place: Place) -> Traces:
             grown[rows] *= place.strength
             values[parameter] = grown
     undo = with_values(values)
-    also = also_called(place.model, place.path)
+    also = also_called(place)
     return Traces(undo=(undo,), roles=(Role.ATTN_LOGITS,), also=also)
 
 
@@ -97,7 +103,7 @@ def key_offset(place: Place) -> Traces:
     size = keys.square().sum(1).mean().sqrt() * place.strength
     moved = bias.detach().clone()
     moved[at.to(moved.device)] += size * place.signs(heads).to(moved)
-    also = also_called(place.model, place.path)
+    also = also_called(place)
     return Traces(undo=(with_values({bias: moved}),), roles=(Role.ATTN_LOGITS,), also=also)
 
 

@@ -11,7 +11,7 @@ from qprobe.errors import InputError
 from qprobe.records.schema import Cause, Finding, Role, Severity
 
 PASSIVE = ("attention", "fusion", "gradients", "outliers")
-EVERYBODY = (*PASSIVE, "conformance")
+EVERYBODY = (*PASSIVE, "conformance", "derivatives")
 
 
 def finding(site, analyzer="outliers", **changes):
@@ -67,6 +67,17 @@ def test_far_beyond_healthy_comes_before_near_whatever_the_unit():
 def test_proof_comes_before_evidence_and_the_larger_deviation_first():
     found = ranked([finding("far", effect=1e6), proof("small", 0.01), proof("large", 0.5)])
     assert sites(found) == ["large", "small", "far"]
+
+
+def test_a_gradient_that_is_no_derivative_is_a_proof():
+    wrong = finding("norm", analyzer="derivatives", cause=Cause.BRANCH_DEAD, unit="", effect=10.0)
+    assert sites(ranked([finding("far", effect=1e6), wrong])) == ["norm", "far"]
+
+
+def test_causes_come_before_what_they_do():
+    starved = finding("join", analyzer="fusion", cause=Cause.BRANCH_DEAD, unit="nats", effect=inf)
+    short = finding("late", analyzer="gradients", cause=Cause.ROUNDING_BIAS, unit="", effect=0.9)
+    assert sites(ranked([starved, short, finding("fc")])) == ["fc", "late", "join"]
 
 
 def test_evidence_at_a_layer_that_is_proven_wrong_is_no_alarm_of_its_own():

@@ -62,6 +62,22 @@ def test_outliers_that_no_granularity_minds_are_none():
     assert len(found(channel=20.0, ways={"smoothed": 0.09})) == 1
 
 
+def test_an_outlier_that_does_not_harm_its_layer_more_than_others_are_harmed_is_none():
+    others = [
+        one
+        for site, noise in zip("abc", (0.01, 0.02, 0.03), strict=True)
+        for one in of(site, noise)
+    ]
+    quiet, usual, loud = (of(noise=noise, token=20.0) for noise in (0.019, 0.049, 0.051))
+    assert [len(Outliers().analyze(others + one)) for one in (quiet, usual, loud)] == [0, 0, 1]
+
+
+def test_an_outlier_that_leaves_much_noise_is_told_however_noisy_the_others_are():
+    others = [one for site in "abc" for one in of(site, 0.3)]
+    assert len(Outliers().analyze(others + of(noise=0.11, token=20.0))) == 1
+    assert Outliers().analyze(others + of(noise=0.09, token=20.0)) == []
+
+
 @pytest.mark.parametrize(
     ("ways", "remedy", "left"),
     [

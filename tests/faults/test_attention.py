@@ -1,6 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as functional
 from faults.patients import patient
+from torch import nn
 
 from qprobe.errors import InputError
 from qprobe.faults import candidates, plant
@@ -28,6 +30,24 @@ def test_the_offset_is_one_channel_of_the_keys_of_every_head():
     assert (moved[1] != 0).sum(1).tolist() == [1] * attention.heads
     assert (moved[[0, 2]] == 0).all()
     assert (moved[1] != 0).any(0).sum() == 1  # the same channel in all heads
+
+
+def test_an_attention_that_is_a_call_is_one_of_the_sites():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q_proj, self.k_proj = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x):
+            return functional.scaled_dot_product_attention(self.q_proj(x), self.k_proj(x), x)
+
+    model = nn.Sequential(nn.Linear(32, 32), Attention(), nn.Linear(32, 4)).eval()
+    convert(model, "nvfp4")
+    x = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
+    with plant(model, "logit-growth", "1.q_proj", example=(x,)) as planted:
+        assert planted.sites == ("1.q_proj", "1", "1/sdpa.0")
+    with plant(model, "logit-growth", "1.q_proj") as planted:
+        assert planted.sites == ("1.q_proj", "1")
 
 
 def test_an_offset_needs_quantized_products():
