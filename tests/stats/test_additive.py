@@ -1,7 +1,7 @@
 """What every state promises, whatever it measures."""
 
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import reduce
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 
 from qprobe.errors import InputError
 from qprobe.stats import (
+    Additive,
     CodeLook,
     batch_noise,
     block_scales,
@@ -24,6 +25,7 @@ from qprobe.stats import (
     softmax_levels,
     update_size,
 )
+from qprobe.stats.heads import PerHead
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -185,3 +187,18 @@ def test_states_of_different_sites_do_not_merge():
     one, two = torch.zeros(1, 2, 3, 3), torch.zeros(1, 4, 3, 3)
     with pytest.raises(InputError, match=r"LogitError differ in entries: \(2,\) and \(4,\)"):
         logit_error(one, one).merge(logit_error(two, two))
+
+
+def test_a_state_without_scalars_cannot_be_made():
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Bare(Additive):
+        n: torch.Tensor
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Headed(PerHead):
+        n: torch.Tensor
+
+    with pytest.raises(TypeError, match="abstract method"):
+        Bare(n=torch.tensor(1))
+    with pytest.raises(TypeError, match="abstract methods"):
+        Headed(n=torch.ones(2))
