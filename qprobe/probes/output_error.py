@@ -47,9 +47,14 @@ class OutputNoise(Additive):
     first: Tensor
     second: Tensor
 
+    def scalars(self) -> Mapping[str, Tensor]:
+        """What there is without the names of the ways."""
+        return {"n": self.n, "elements": self.elements}
+
     def of(self, ways: tuple[str, ...]) -> dict[str, Tensor]:
+        """Three numbers a way, under these names."""
         signal = compensated.total(self.signal)
-        found = {"n": self.n, "elements": self.elements}
+        found = dict(self.scalars())
         for k, way in enumerate(ways):
             noise, first, second = (
                 compensated.total(sums)[k] for sums in (self.noise, self.first, self.second)

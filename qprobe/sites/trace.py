@@ -23,6 +23,7 @@ from qprobe.sites.dataflow import (
     tensors_in,
 )
 from qprobe.sites.discover import by_path, owners
+from qprobe.sites.scaling import factor
 from qprobe.sites.site import ROOT, Site
 
 #: What joins branches, by what it is called here.
@@ -31,15 +32,6 @@ _JOINS = {"cat": "cat", "add": "add", "mul": "gate"}
 _OF_SCORES = ("scores", "scale", "probabilities")
 #: Products of whole tensors; what they make are no scores any more.
 _PRODUCTS = frozenset({"matmul", "linear", MULTIHEAD, "sdpa"})
-_DIVIDING = frozenset({"div", "truediv", "true_divide", "itruediv"})
-#: What keeps scores as they are but for what is added to them, a mask among others.
-_KEEPING = frozenset(
-    (
-        *("add", "masked_fill", "where", "to", "type", "type_as", "float", "double", "half"),
-        *("bfloat16", "contiguous", "clone", "view", "reshape", "unsqueeze", "squeeze", "flatten"),
-        *("unflatten", "expand", "dropout"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +221,7 @@ class _Recorder(TorchFunctionMode):
             if getattr(func, "__name__", "") == "einsum":
                 self._einsums.add(call)
             which = str(args[1]) if call.operation == "getitem" else None
-            self._made(call, inputs, made, _How(which, _factor(call.operation, args)))
+            self._made(call, inputs, made, _How(which, factor(call.operation, args)))
         return output
 
     def _made(
@@ -350,26 +342,6 @@ class _Recorder(TorchFunctionMode):
                 known = {name: getattr(before, name) for name in _OF_SCORES}
                 return replace(origin, **known)
         return origin
-
-
-def _factor(operation: str, args: tuple[Any, ...]) -> float | None:
-    """What a call multiplies the scores among its operands with; None where that is unknown.
-
-    >>> scores = torch.zeros(2, 2)
-    >>> _factor("mul", (scores, 0.5)), _factor("truediv", (scores, 4)), _factor("add", (1, scores))
-    (0.5, 0.25, 1.0)
-    >>> _factor("mul", (scores, scores)), _factor("tanh", (scores,))
-    (None, None)
-    """
-    if operation in _KEEPING or operation in _PRODUCTS or operation == "softmax":
-        return 1.0
-    numbers = [one for one in args[:2] if isinstance(one, int | float)]
-    if operation == "mul" and len(numbers) == 1:
-        return float(numbers[0])
-    if operation in _DIVIDING and numbers and args[1:2] == (numbers[0],):
-        return 1.0 / float(numbers[0])
-    tensor_first = bool(args) and isinstance(args[0], Tensor)
-    return 1.0 if operation == "sub" and tensor_first else None
 
 
 def _exits(call: Call, at: int, branch: Node, shared: Node | None) -> tuple[tuple[Call, int], ...]:

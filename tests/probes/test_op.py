@@ -1,7 +1,5 @@
 """The operation through which compiled code hands its tensors over."""
 
-import gc
-
 import pytest
 import torch
 
@@ -57,7 +55,6 @@ def test_a_watcher_that_is_gone_is_not_called_and_not_kept():
     watcher = Noting()
     number, kept = op.register(watcher), watcher.tensors
     del watcher
-    gc.collect()
     OBSERVE(torch.ones(2), torch.zeros(1), number, 0, True)
     assert kept == []
 

@@ -1,7 +1,7 @@
 """What every state promises, whatever it measures."""
 
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import reduce
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 
 from qprobe.errors import InputError
 from qprobe.stats import (
+    Additive,
     CodeLook,
     batch_noise,
     block_scales,
@@ -25,6 +26,7 @@ from qprobe.stats import (
     update_size,
 )
 from qprobe.stats.additive import add, narrow
+from qprobe.stats.heads import PerHead
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -209,3 +211,18 @@ def test_on_a_device_narrow_counts_are_not_looked_at():
     counts = narrow(torch.ones(3, dtype=torch.int64, device="meta"), 1000)
     assert counts.dtype == torch.int16
     assert add(counts, counts).dtype == torch.int32
+
+
+def test_a_state_without_scalars_cannot_be_made():
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Bare(Additive):
+        n: torch.Tensor
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Headed(PerHead):
+        n: torch.Tensor
+
+    with pytest.raises(TypeError, match="abstract method"):
+        Bare(n=torch.tensor(1))
+    with pytest.raises(TypeError, match="abstract methods"):
+        Headed(n=torch.ones(2))

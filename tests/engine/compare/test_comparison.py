@@ -177,7 +177,7 @@ def test_unreadable_files_are_named():
         (
             [entry("bf16", 0, None, standing=Standing.PLANNED)],
             Question(),
-            r"none of the 1 trainings is finished \(planned\); run the sweep again",
+            r"none of the 1 trainings is finished \(planned\); go on with `qprobe train --resume",
         ),
     ],
 )
