@@ -277,4 +277,7 @@ def _elements(module: nn.Module) -> int:
 
 
 def _reasons(left: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in left.items())
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())

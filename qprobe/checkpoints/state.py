@@ -68,7 +68,7 @@ def read(path: Path) -> State:
     beside = {key: value for key, value in content.items() if key != wrapper} if wrapper else {}
     metadata = {str(key): json for key, value in beside.items() for json in _plain(value)}
     kept = {str(key) for key in beside} - metadata.keys()
-    if kept:
+    if kept and content.get("format") != QPROBE_FORMAT:
         notes.append(f"not looked at, since no weights: {', '.join(sorted(map(legible, kept)))}")
     return State(
         path=path,
@@ -84,6 +84,9 @@ def _unwrap(
 ) -> tuple[Mapping[Any, Any], str | None]:
     """The innermost table of weights, and the key of ``content`` it was found under."""
     first, table = None, content
+    own = content.get("model")
+    if content.get("format") == QPROBE_FORMAT and isinstance(own, Mapping):
+        return own, "model"  # beside it are tensors that are no weights, such as random states
     for _ in range(_DEEPEST):
         if any(isinstance(value, Tensor) for value in table.values()):
             return table, first
@@ -96,7 +99,7 @@ def _unwrap(
             )
         if len(inside) > 1:
             notes.append(f"the weights under {inside[0]!r} are judged, not {inside[1:]}")
-        elif content.get("format") != QPROBE_FORMAT:
+        else:
             notes.append(f"the weights lie under {inside[0]!r}")
         first, table = first or inside[0], table[inside[0]]
     raise InputError(

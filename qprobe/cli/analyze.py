@@ -74,12 +74,10 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
 
     from qprobe.analyzers.analysis import Request
     from qprobe.cli.analysis_inputs import given, with_continuation
+    from qprobe.cli.baseline import worse_than
 
     threshold = _threshold(fail_on)
-    if html is not None:
-        from qprobe.dashboard import check_installed
-
-        check_installed()
+    before = _before(html, baseline)
     depth = _depth(quick=quick, thorough=thorough, exhaustive=exhaustive)
     if steps is not None and not verify:
         raise InputError("--steps says how remedies are verified; give it with --verify.")
@@ -96,7 +94,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     if done is None:
         return _INTERRUPTED
     findings, records = done
-    worse = _worse(baseline, findings)
+    worse = [] if before is None else worse_than(before, findings)
     if html is not None:
         _html(file, html)
     if as_json or not quiet:
@@ -174,10 +172,17 @@ def _threshold(fail_on: str | None) -> "Severity | None":
     return Severity(fail_on)
 
 
-def _worse(baseline: Path | None, findings: "list[Finding]") -> "list[Finding]":
-    from qprobe.cli.baseline import worse_than
+def _before(html: Path | None, baseline: Path | None) -> "list[Finding] | None":
+    """The findings of a baseline; what would stop the end is told before anything is measured."""
+    from qprobe.cli.baseline import stored
 
-    return [] if baseline is None else worse_than(baseline, findings)
+    if html is not None:
+        from qprobe.dashboard import check_installed
+
+        check_installed()
+        if not html.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {html.parent} for {html.name}; make it first.")
+    return None if baseline is None else stored(baseline)
 
 
 def _html(file: Path, html: Path) -> None:

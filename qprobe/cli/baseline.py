@@ -10,12 +10,8 @@ from qprobe.records import Finding, Severity
 _ORDER = list(Severity)
 
 
-def worse_than(file: Path, findings: Sequence[Finding]) -> list[Finding]:
-    """Findings graver than any of the same analyzer, layers, operands and unit in ``file``.
-
-    Of equal gravity one is worse whose interval lies above the stored one's: what noise explains is
-    not worse. Information is never worse.
-    """
+def stored(file: Path) -> list[Finding]:
+    """The findings of a stored analysis."""
     with records.open(file) as run:
         before, meta = run.findings(), run.meta
         whole = any(True for _ in run.select(probe="analysis"))
@@ -23,6 +19,15 @@ def worse_than(file: Path, findings: Sequence[Finding]) -> list[Finding]:
         raise InputError(
             f"{file} is no analysis (status {meta.status}); make it with 'qprobe analyze'."
         )
+    return before
+
+
+def worse_than(before: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:
+    """Findings graver than any of the same analyzer, layers, operands and unit ``before``.
+
+    Of equal gravity one is worse whose interval lies above the stored one's: what noise explains is
+    not worse. Information is never worse.
+    """
     known: dict[object, list[Finding]] = {}
     for one in before:
         known.setdefault(_key(one), []).append(one)

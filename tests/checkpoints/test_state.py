@@ -88,3 +88,19 @@ def test_settings_of_any_depth_do_not_break_the_reader(opened):
 def test_parameters_come_as_plain_tensors(opened):
     found = opened({"w": torch.nn.Parameter(torch.ones(2))})
     assert not found.read("w").requires_grad
+
+
+def test_of_our_checkpoints_the_model_is_judged_and_not_the_random_states(tmp_path):
+    """``last.pt`` holds tensors beside the model, which a stranger's file might mean as weights."""
+    path = tmp_path / "last.pt"
+    content = {
+        "format": "qprobe-checkpoint", "version": 1, "run": "r1", "step": 3,
+        "model": {"fc.weight": torch.ones(2, 3)}, "rng": torch.zeros(8, dtype=torch.uint8),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2, 3)}}},
+    }  # fmt: skip
+    torch.save(content, path)
+    opened = checkpoints.open(path)
+    assert opened.kind is checkpoints.Kind.QPROBE
+    assert set(opened.weights) == {"fc.weight"}
+    assert opened.metadata["run"] == "r1"
+    assert opened.notes == ()

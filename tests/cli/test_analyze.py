@@ -105,6 +105,8 @@ def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
         (["{tmp}/other.pt", "--layers", "some"], "'mid' or 'all'"),
         (["{tmp}/other.pt", "--fail-on", "bad"], "'critical' or 'warn'"),
         (["{tmp}/other.pt", "--quick", "--thorough"], "exclude each other"),
+        (["{tmp}/other.pt", "--baseline", "{tmp}/none.qprobe"], "none.qprobe"),
+        (["{tmp}/other.pt", "--html", "{tmp}/no/r.html"], "there is no folder"),
         (["{tmp}/other.pt", "--steps", "3"], "give it with --verify"),
         (["{tmp}/other.pt", "--steps", "3", "--verify"], "offers no training to go on with"),
         (

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from qprobe import records
-from qprobe.cli.baseline import worse_than
+from qprobe.cli.baseline import stored, worse_than
 from qprobe.errors import InputError
 from qprobe.records import Finding, Record, Role, RunInfo, Severity
 from qprobe.records.schema import Cause
@@ -41,15 +41,15 @@ def base(tmp_path):
 )
 def test_worse_is_graver_or_surely_larger_than_anything_alike(change, worse, base):
     found = replace(BEFORE, **change)
-    assert worse_than(base, [found]) == ([found] if worse else [])
+    assert worse_than(stored(base), [found]) == ([found] if worse else [])
 
 
 def test_what_is_gone_is_not_worse(base):
-    assert worse_than(base, []) == []
+    assert worse_than(stored(base), []) == []
 
 
 def test_a_run_that_is_no_analysis_is_refused(tmp_path):
     path = tmp_path / "training.qprobe"
     records.create(path, RunInfo(config={}, environment={})).close()
     with pytest.raises(InputError, match="is no analysis"):
-        worse_than(path, [])
+        stored(path)
