@@ -275,7 +275,7 @@ def _finding(site: str, factor: float, gradient: float, derivative: float, n: in
         cause=Cause.BRANCH_DEAD if less else Cause.NOT_EXPLAINED,
         severity=severity(None, unscored=Severity.WARN),
         sites=(site,),
-        roles=(Role.BRANCH,),
+        roles=(Role.GRAD_OUTPUT, Role.BRANCH),  # of training: no evaluation sees it
         effect=factor,
         unit=UNIT,
         low=factor,
