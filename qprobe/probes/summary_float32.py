@@ -117,7 +117,7 @@ def _failed(
     also = _too_small(
         tokens[_TOKEN_LARGEST] * of_tokens, tokens[_TOKEN_SECOND] / channels.shape[-1]
     )
-    of_their_tokens = torch.stack([part.any() for part in also.split(pieces[0])])
+    of_their_tokens = torch.stack([part.any() for part in also.split_with_sizes(pieces[0])])
     return (small | of_their_tokens | (scale[:, 0] == 0)).nonzero().flatten().tolist()
 
 

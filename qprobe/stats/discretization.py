@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import starmap
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -103,7 +104,17 @@ def level(p: Tensor) -> Tensor:
     return torch.fmax(index, index.new_zeros(())).clamp_(max=BINS - 1).long()
 
 
-def level_histograms(p: Tensor, quantized: Tensor, visible: Tensor) -> dict[str, Tensor]:
+class LevelCounts(TypedDict):
+    """The tensors of :class:`Levels`."""
+
+    reference: Tensor
+    quantized: Tensor
+    in_range: Tensor
+    below: Tensor
+    invalid: Tensor
+
+
+def level_histograms(p: Tensor, quantized: Tensor, visible: Tensor) -> LevelCounts:
     """The fields of :class:`Levels` for ``[n, heads, m]`` probabilities where ``visible``."""
     heads = p.shape[1]
     # Probabilities do not overflow; a comparison is several times as fast as isfinite().
