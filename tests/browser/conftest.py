@@ -15,7 +15,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 VIEW = {"width": 1440, "height": 1000}
 #: How long something may take to appear; a busy machine needs it, a quick one never waits.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 #: Nothing but this machine has an address, so an asset from elsewhere fails on every machine.
 FLAGS = (
     "--disable-gpu",
