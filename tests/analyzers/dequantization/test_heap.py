@@ -8,12 +8,12 @@ import pytest
 
 from qprobe.analyzers.dequantization.heap import keep_freed_memory
 
-#: Two blocks of 20 MiB again and again: freed together they are more than glibc keeps by itself.
+#: Four blocks of 6 MiB again and again: freed together they are more than glibc keeps by itself.
 LOOP = """
 import resource, torch
 {first}
 def once():
-    kept = [torch.zeros(20 * 2**20, dtype=torch.uint8) for _ in range(2)]
+    kept = [torch.empty(6 * 2**20, dtype=torch.uint8).fill_(1) for _ in range(4)]
     del kept
 once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -33,7 +33,7 @@ def faults(first: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps memory")
 def test_memory_that_is_freed_is_not_fetched_page_by_page_again():
-    assert faults(CALL) < 0.1 * faults("")
+    assert faults(CALL) < 0.25 * faults("")
 
 
 def test_it_is_harmless_anywhere(monkeypatch):
