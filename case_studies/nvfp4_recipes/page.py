@@ -1,20 +1,21 @@
 """The generated parts of the page: sections of Markdown and charts, from stored results alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import charts
 import claims
 import evidence
 import foresight
 import quality
 import tables
 from cell import enumerate_cells
-from chart import Chart, Panel, Row, draw
+from chart import draw
 from number import Number, Stored
-from protocol import ARCHITECTURES, BASELINE, QUANTIZED
+from protocol import ARCHITECTURES, BASELINE
 from results import Result
 from run import STAGES
 
@@ -59,7 +60,7 @@ def page(folder: Path) -> Page:
     sections = {
         "claims": "\n\n".join(
             [
-                tables.verdicts(judged),
+                f"{tables.verdicts(judged)}{_complete(cpu.kept)}",
                 tables.claims(judged, claims.judge(known, "gpu", gpu.numbers)),
             ]
         ),
@@ -70,13 +71,8 @@ def page(folder: Path) -> Page:
         "costs": _costs(cpu.kept),
         **{name: _of_expert(expert, cpu) for name, expert in _OF_EXPERTS.items()},
     }
-    charts = {
-        "recipes": _recipe_chart(cpu),
-        "cross-validation": _fold_chart(cpu),
-        "norm": _norm_chart(cpu),
-        "early": _early_chart(cpu.numbers),
-    }
-    return Page(sections=sections, charts={name: draw(chart) for name, chart in charts.items()})
+    drawn = {name: draw(chart) for name, chart in charts.of(cpu.stored, cpu.numbers).items()}
+    return Page(sections=sections, charts=drawn)
 
 
 def _recipes(of: _Measured) -> str:
@@ -164,90 +160,21 @@ def _of_expert(name: str, of: _Measured) -> str:
     return "\n\n".join(parts) if parts else tables.NOT_RUN
 
 
-def _costs(kept: Mapping[str, Mapping[str, Result]]) -> str:
+def _complete(kept: Mapping[str, Mapping[str, Result]]) -> str:
+    """That some cells are missing, where they are."""
+    there, all_ = sum(len(of) for of in kept.values()), sum(_counts().values())
+    if there == all_:
+        return ""
+    return f" {there} of {all_} cells are measured so far; `n` says what a number rests on."
+
+
+def _counts() -> dict[str, int]:
+    """How many cells each stage has on a CPU."""
     counts = dict.fromkeys(STAGES, 0)
     for cell in enumerate_cells(STAGES, "cpu").values():
         counts[cell.stage] += 1
-    return tables.costs(kept, counts)
+    return counts
 
 
-def _recipe_chart(of: _Measured) -> Chart:
-    panels = []
-    for arch in ("cnn", "vit", "swin"):
-        scores = quality.scores(of.stored, "grid", f"{arch}-tiny")
-        rows = tuple(
-            Row(
-                label=recipe,
-                number=of.numbers.get(f"grid.{arch}-tiny.{recipe}.ratio"),
-                points=tuple(quality.ratios(scores, recipe).values()),
-            )
-            for recipe in QUANTIZED
-        )
-        panels.append(Panel(title=f"{arch} tiny", rows=rows, neutral=1.0))
-    return Chart(
-        title="What each recipe leaves of the AUPRC of bf16 (the paper's Figure 6, tiny models)",
-        axis="AUPRC over that of the paired bf16 run; mean, 95 % interval, single seeds",
-        panels=tuple(panels),
-    )
-
-
-def _fold_chart(of: _Measured) -> Chart:
-    panels = []
-    for arch in ("swin", "cnn"):
-        scores = quality.scores(of.stored, "folds", f"{arch}-tiny")
-        rows = []
-        for recipe in (BASELINE, "nvfp4", "nvfp4-2d-rht-sr"):
-            values = tuple(scores.get(recipe, {}).values())
-            rows.append(Row(label=recipe, number=quality.mean(values), points=values))
-        panels.append(Panel(title=f"{arch} tiny", rows=tuple(rows), neutral=None))
-    return Chart(
-        title="Five patient-level folds (the paper's Figure 7, tiny models)",
-        axis="AUPRC on the patients of the fold; mean, 95 % interval, single folds",
-        panels=tuple(panels),
-    )
-
-
-def _norm_chart(of: _Measured) -> Chart:
-    stages = {"batch": ("grid", "cnn-tiny"), "layer": ("norms", "cnn-tiny-layer")}
-    stages["group"] = ("norms", "cnn-tiny-group")
-    panels = []
-    for recipe in ("nvfp4", "nvfp4-2d-rht-sr"):
-        rows = []
-        for norm, (stage, model) in stages.items():
-            found = quality.ratios(quality.scores(of.stored, stage, model), recipe)
-            values = tuple(found.values())
-            rows.append(Row(label=f"{norm} norm", number=quality.mean(values), points=values))
-        panels.append(Panel(title=recipe, rows=tuple(rows), neutral=1.0))
-    return Chart(
-        title="The same CNN with three norms",
-        axis="AUPRC over that of the paired bf16 run; mean, 95 % interval, single seeds",
-        panels=tuple(panels),
-    )
-
-
-def _early_chart(numbers: Numbers) -> Chart:
-    panels: Sequence[Panel] = [
-        Panel(
-            title=f"{arch} tiny",
-            rows=tuple(
-                Row(label=_SHORT[predictor], number=numbers.get(f"early.{arch}-tiny.{predictor}"))
-                for predictor in foresight.PREDICTORS
-            ),
-            neutral=0.0,
-        )
-        for arch in ARCHITECTURES
-    ]
-    return Chart(
-        title="Does the start of a run foretell which recipe ends worst?",
-        axis="Spearman's ρ of two rankings of seven recipes; 95 % interval over seeds",
-        panels=tuple(panels),
-    )
-
-
-_SHORT = {
-    "loss": "training loss",
-    "output_noise": "output noise",
-    "dw_error": "error of dw",
-    "dx_error": "error of dx",
-    "logit_error_nats": "logit error",
-}
+def _costs(kept: Mapping[str, Mapping[str, Result]]) -> str:
+    return tables.costs(kept, _counts())

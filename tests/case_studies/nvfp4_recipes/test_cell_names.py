@@ -1,7 +1,9 @@
 import pytest
 from cell import Cell, closure, enumerate_cells, hashes
+from protocol import RECIPES
 from run import STAGES
 
+from qprobe.engine import TrainConfig
 from qprobe.errors import InputError
 
 
@@ -20,6 +22,24 @@ def test_every_cell_of_the_study_has_a_name_of_its_own_and_needs_that_exist():
         assert {need for one in cells.values() for need in one.needs} <= cells.keys()
     assert "grid/swin-tiny-nvfp4-2d-rht-sr-s4" in enumerate_cells(["grid"], "cpu")
     assert len(enumerate_cells(["grid"], "cpu")) == 3 * 8 * 5
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_every_training_can_be_asked_for_and_no_two_are_the_same(scale):
+    trainings = {
+        name: TrainConfig.of(cell.settings["config"])
+        for name, cell in enumerate_cells(STAGES, scale).items()
+        if "config" in cell.settings
+    }
+    assert len({config.hash for config in trainings.values()}) == len(trainings)
+    assert {config.recipe for config in trainings.values()} == set(RECIPES)
+
+
+def test_recipes_of_one_seed_differ_in_nothing_else():
+    cells = enumerate_cells(["grid"], "cpu")
+    plain = cells["grid/vit-tiny-bf16-s3"].settings["config"]
+    other = cells["grid/vit-tiny-nvfp4-sr-s3"].settings["config"]
+    assert {**plain, "recipe": "nvfp4-sr"} == other
 
 
 def test_a_hash_is_of_the_settings_and_of_what_they_rest_on():

@@ -83,7 +83,9 @@ def test_natural_numbers_are_means_over_seeds_at_head_dimension_16():
 def test_a_stress_test_is_read_where_its_defect_shows():
     found = numbers(stored())
     assert found["attention.stress.logit-growth-4.nvfp4.error_nats"].estimate == pytest.approx(0.4)
-    assert found["attention.stress.key-offset-8.nvfp4-attention.error_nats"].estimate == pytest.approx(2.0)
+    assert found[
+        "attention.stress.key-offset-8.nvfp4-attention.error_nats"
+    ].estimate == pytest.approx(2.0)
 
 
 def test_tables_have_a_cell_for_every_column_and_nothing_where_nothing_was_measured():
