@@ -24,12 +24,22 @@ ITEMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Premise:
+    """What has to hold before a claim can be asked at all: without a loss none is recovered."""
+
+    words: str
+    number: str
+    rule: Rule
+
+
+@dataclass(frozen=True, kw_only=True)
 class Test:
     """How a claim is tested at one scale: numbers and a rule, or why it cannot be."""
 
     setting: str
     numbers: tuple[str, ...] = ()
     rule: Rule | None = None
+    premise: Premise | None = None
     untestable: str = ""
 
     def __post_init__(self) -> None:
@@ -61,6 +71,8 @@ class Judged:
     numbers: tuple[tuple[str, Number | None], ...]
     verdicts: tuple[Verdict, ...]
     verdict: Verdict
+    #: Why a premise leaves the claim open, with its number; empty where it holds or there is none.
+    vacuous: str = ""
 
 
 def load(path: Path = FILE) -> tuple[Claim, ...]:
@@ -88,9 +100,19 @@ def _claim(given: Mapping[str, Any]) -> Claim:
 
 def _test(given: Mapping[str, Any]) -> Test:
     table = dict(given)
-    rule = table.pop("rule", None)
+    rule, premise = table.pop("rule", None), table.pop("premise", None)
     numbers = tuple(table.pop("numbers", ()))
-    return Test(numbers=numbers, rule=None if rule is None else Rule.read(rule), **table)
+    return Test(
+        numbers=numbers,
+        rule=None if rule is None else Rule.read(rule),
+        premise=None if premise is None else _premise(premise),
+        **table,
+    )
+
+
+def _premise(given: Mapping[str, Any]) -> Premise:
+    table = dict(given)
+    return Premise(rule=Rule.read(table.pop("rule")), **table)
 
 
 def judge(claims: Sequence[Claim], scale: str, numbers: Mapping[str, Number]) -> list[Judged]:
@@ -105,6 +127,26 @@ def _judged(claim: Claim, test: Test, numbers: Mapping[str, Number]) -> Judged:
     verdicts = tuple(
         Verdict.NOT_RUN if number is None else test.rule.of(number) for _, number in found
     )
+    vacuous = _vacuous(test.premise, numbers)
+    verdict = together(verdicts)
+    if vacuous and verdict is not Verdict.NOT_RUN:
+        verdict = Verdict.OPEN
     return Judged(
-        claim=claim, test=test, numbers=found, verdicts=verdicts, verdict=together(verdicts)
+        claim=claim,
+        test=test,
+        numbers=found,
+        verdicts=verdicts,
+        verdict=verdict,
+        vacuous=vacuous,
     )
+
+
+def _vacuous(premise: Premise | None, numbers: Mapping[str, Number]) -> str:
+    """That the premise was not seen to hold, in words."""
+    if premise is None:
+        return ""
+    number = numbers.get(premise.number)
+    if number is not None and premise.rule.of(number) is Verdict.REPRODUCED:
+        return ""
+    shown = "not run" if number is None else number.shown()
+    return f"{premise.words} is not established here: {shown}"

@@ -49,7 +49,7 @@ class Number:
         """As a table has it.
 
         >>> Number(estimate=-0.0123, low=-0.02, high=0.001, n=5, unit=" AUPRC").shown()
-        '−0.012 [−0.020, 0.001] AUPRC, n 5'
+        '−0.012 [−0.02, 0.001] AUPRC, n 5'
         """
         estimate = digits(self.estimate)
         if self.low == self.high:
@@ -59,12 +59,14 @@ class Number:
 
 
 def digits(value: float) -> str:
-    """Three decimals, fewer for what is large; a true minus sign.
+    """Three decimals, fewer of what is large, two digits of what is small; a true minus sign.
 
-    >>> digits(0.12345), digits(-37.123), digits(1234.5), digits(0.0)
-    ('0.123', '−37.1', '1234', '0.000')
+    >>> digits(0.12345), digits(-37.123), digits(1234.5), digits(0.0), digits(0.000472)
+    ('0.123', '−37.1', '1234', '0.000', '0.00047')
     """
     size = abs(value)
+    if 0 < size < 0.0995:
+        return f"{value:.2g}".replace("-", "−")
     places = 3 if size < 10 else 1 if size < 1000 else 0
     return f"{value:.{places}f}".replace("-", "−")
 

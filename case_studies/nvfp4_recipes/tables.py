@@ -57,20 +57,27 @@ def ours(judged: Judged) -> str:
     """The number that decided a claim; of several, the first that led to the verdict."""
     if judged.test.rule is None:
         return judged.test.untestable
+    if judged.verdict is Verdict.NOT_RUN:
+        return NOT_RUN
+    if judged.vacuous:
+        return judged.vacuous
     found = zip(judged.numbers, judged.verdicts, strict=True)
     number = next(number for (_, number), verdict in found if verdict is judged.verdict)
-    if number is None:
-        return NOT_RUN
+    assert number is not None  # noqa: S101 - it was judged
     held = sum(one is Verdict.REPRODUCED for one in judged.verdicts)
     several = f" ({held} of {len(judged.verdicts)} hold)" if len(judged.verdicts) > 1 else ""
     return f"{number.shown()}{several}; asked: {judged.test.rule.words()}"
 
 
 def verdicts(cpu: Sequence[Judged]) -> str:
-    """How many claims came out how."""
-    counts = {verdict: sum(one.verdict is verdict for one in cpu) for verdict in Verdict}
-    parts = [f"{count} {verdict}" for verdict, count in counts.items() if count]
-    return f"Of {len(cpu)} claims, on a CPU: {', '.join(parts)}."
+    """How many claims came out how, and which."""
+    parts = []
+    for verdict in Verdict:
+        found = [one.claim for one in cpu if one.verdict is verdict]
+        if found:
+            parts += [f"**{verdict.capitalize()}: {len(found)} of {len(cpu)} claims**", ""]
+            parts += [*(f"- {claim.statement} ({claim.source})" for claim in found), ""]
+    return "\n".join(parts).rstrip()
 
 
 def recipes(numbers: Mapping[str, Number], size: str, tests: Mapping[str, float]) -> str:

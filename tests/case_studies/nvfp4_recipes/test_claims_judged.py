@@ -58,6 +58,26 @@ def test_a_claim_is_what_its_numbers_say_and_not_run_without_them(numbers, verdi
 
 
 @pytest.mark.parametrize(
+    ("premise", "verdict", "vacuous"),
+    [
+        (number(-2, -1), Verdict.REPRODUCED, False),
+        (number(-1, 1), Verdict.OPEN, True),
+        (None, Verdict.OPEN, True),
+    ],
+)
+def test_what_rests_on_a_premise_is_open_without_it(premise, verdict, vacuous, tmp_path):
+    line = 'premise = { words = "A loss", number = "z", rule = { kind = "below" } }'
+    text = CLAIM.replace("[claim.gpu]", f"{line}\n[claim.gpu]")
+    numbers = {"x": number(1, 2), "y": number(1, 2)}
+    found = numbers if premise is None else {**numbers, "z": premise}
+    (here,) = claims.judge(read(tmp_path, text), "cpu", found)
+    assert here.verdict is verdict
+    assert bool(here.vacuous) is vacuous
+    (unmeasured,) = claims.judge(read(tmp_path, text), "cpu", {})
+    assert unmeasured.verdict is Verdict.NOT_RUN
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ('item = "norm"', 'item = "norms"', "item is one of"),
