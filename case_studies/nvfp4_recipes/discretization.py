@@ -171,8 +171,9 @@ def _slope_table(found: Mapping[str, Number]) -> Table:
             rows[f"{path}, trained in {name}"] = [
                 found.get(f"{title}.{key}") for key in ("snr_db", "error_nats")
             ]
+    some = {name: numbers for name, numbers in rows.items() if any(numbers)}
     columns = ("logit SNR", "logit error")
-    return table("Per doubling of the head dimension", "what is rounded", columns, rows)
+    return table("Per doubling of the head dimension", "what is rounded", columns, some)
 
 
 def _stress_table(found: Mapping[str, Number], keys: Sequence[str], heads: Sequence[str]) -> Table:
@@ -182,5 +183,5 @@ def _stress_table(found: Mapping[str, Number], keys: Sequence[str], heads: Seque
     rows = {}
     for title in titles:
         kind, recipe = title.removeprefix("attention.stress.").split(".")
-        rows[f"{kind}, {recipe}"] = [found.get(f"{title}.{key}") for key in keys]
-    return table("Stress tests", "planted, recipe", heads, rows)
+        rows[f"{kind}, {recipe}"] = [found.get(f"{title}.{key}") for key in (*keys, "auprc_change")]
+    return table("Stress tests", "planted, recipe", (*heads, "AUPRC"), rows)

@@ -8,7 +8,8 @@ of equal training loss and ``end`` the last one:
 - ``along_gradient`` (gᵀHg/gᵀg), ``RECIPE.along_noise`` (nᵀHn/nᵀn) and ``RECIPE.noise_share``
   (nᵀHn/gᵀHg) of the gradient's error n.
 - ``RECIPE.second`` (½·ΔwᵀHΔw), ``RECIPE.predicted`` (with gᵀΔw) and ``RECIPE.measured``: what the
-  error of the recipe's weights does to the loss. Recipes that take weights alike share a row.
+  error of the recipe's weights does to the loss, in thousandths of that loss. Recipes that take
+  weights alike share a row.
 
 ``curvature.STATE.swin-over-cnn.QUANTITY`` is the geometric mean of ratios, seed by seed, where all
 are positive, and ``curvature.STATE.swin-less-cnn.QUANTITY`` the mean difference.
@@ -29,8 +30,12 @@ from qprobe.inference import kendall_tau
 STATES = ("level", "end")
 ARCHITECTURES = ("cnn", "swin")
 RANKED = ("nvfp4", "int4-tensor")
+#: One recipe of each way to take weights, and the coarser controls.
+_COSTLY = ("nvfp4", "nvfp4-fwd-rht", "nvfp4-2d-rht", "int4-tensor", "int3-tensor")
 PREDICTORS = ("trace", "normalised_trace", "nvfp4.noise_share", "second", "predicted")
 _COSTS = ("first", "second", "predicted", "measured")
+#: Costs are shown in thousandths of the loss.
+_THOUSANDTHS = 1000.0
 
 #: Quantities of one state of one model.
 Quantities = Mapping[str, float]
@@ -79,8 +84,9 @@ def quantities(state: Mapping[str, Any]) -> dict[str, float]:
     for recipe, one in along.items():
         if isinstance(one, Mapping):
             found |= {f"{recipe}.{key}": one[key] for key in ("along_noise", "noise_share")}
+    share = _THOUSANDTHS / state["loss"]
     for recipe, row in state["costs"].items():
-        found |= {f"{recipe}.{key}": row[key] for key in _COSTS}
+        found |= {f"{recipe}.{key}": share * row[key] for key in _COSTS}
     return found
 
 
@@ -129,15 +135,8 @@ def tables(stored: Stored) -> list[Table]:
     found = numbers(stored)
     plain = ("loss", "gradient_norm", "trace", "top", "normalised_trace", "normalised_top")
     along = tuple(f"{name}.noise_share" for name in ("nvfp4", "nvfp4-sr", "int4-tensor"))
-    recipes = list(
-        dict.fromkeys(n.split(".")[3] for n in found if n.count(".") == 4 and ".cnn." in n)
-    )
-    costs = [
-        f"{recipe}.{key}"
-        for recipe in recipes
-        if f"curvature.end.cnn.{recipe}.measured" in found
-        for key in ("second", "predicted", "measured")
-    ]
+    costs = [f"{recipe}.{key}" for recipe in _COSTLY for key in ("second", "measured")]
+    keys = (*plain, "along_gradient", *along, *costs)
     each = [
         table(
             f"Curvature, {state}",
@@ -146,7 +145,6 @@ def tables(stored: Stored) -> list[Table]:
             {key: [found.get(name) for name in _names(state, key)] for key in keys},
         )
         for state in STATES
-        for keys in ((*plain, "along_gradient", *along, *costs),)
     ]
     ranks = {
         predictor: [found.get(f"curvature.rank.{recipe}.{predictor}") for recipe in RANKED]

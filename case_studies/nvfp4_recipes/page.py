@@ -58,12 +58,8 @@ def page(folder: Path) -> Page:
     known = claims.load()
     judged = claims.judge(known, "cpu", cpu.numbers)
     sections = {
-        "claims": "\n\n".join(
-            [
-                f"{tables.verdicts(judged)}{_complete(cpu.kept)}",
-                tables.claims(judged, claims.judge(known, "gpu", gpu.numbers)),
-            ]
-        ),
+        "verdicts": f"{_complete(cpu.kept)}{tables.verdicts(judged)}",
+        "claims": tables.claims(judged, claims.judge(known, "gpu", gpu.numbers)),
         "recipes": _recipes(cpu),
         "cross-validation": _folds(cpu),
         "norm": _norms(cpu),
@@ -165,7 +161,10 @@ def _complete(kept: Mapping[str, Mapping[str, Result]]) -> str:
     there, all_ = sum(len(of) for of in kept.values()), sum(_counts().values())
     if there == all_:
         return ""
-    return f" {there} of {all_} cells are measured so far; `n` says what a number rests on."
+    return (
+        f"{there} of {all_} cells are measured so far: `n` says how many seeds or folds a number "
+        "rests on, whatever a setting says.\n\n"
+    )
 
 
 def _counts() -> dict[str, int]:

@@ -31,6 +31,12 @@ QUANTITIES = (
 _SLOPES = ("projection", "error", "noise_ratio", "bias_ratio", "underflow", "draw_squared_bias")
 _OF_BATCH = ("batch_cosine", "batch_noise")
 PHASES = ("init", "early", "late")
+#: The order of tables: controls at the ends, what is rounded between them.
+_RECIPES = (
+    *("bf16", "gradient-nearest", "gradient-stochastic", "nvfp4-fwd", "nvfp4", "nvfp4-sr"),
+    *("nvfp4-2d-rht", "nvfp4-2d-rht-sr", "nvfp4 without tensor scale"),
+    "nvfp4-sr without tensor scale",
+)
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -97,7 +103,6 @@ def tables(stored: Stored) -> list[Table]:
     """The noise of the gradient by width and phase, and how it changes with width."""
     found = numbers(stored)
     models = list(dict.fromkeys(name.split(".")[1] for name in found if "-w" in name))
-    recipes = list(dict.fromkeys(n.split(".")[2] for n in found if n.endswith(".noise_ratio")))
     columns = {
         "projection": "projection",
         "error": "error energy",
@@ -114,12 +119,12 @@ def tables(stored: Stored) -> list[Table]:
             list(columns.values()),
             {
                 name: [found.get(f"gradient.{model}.{name}.{key}") for key in columns]
-                for name in recipes
+                for name in _RECIPES
             },
         )
         for model in sorted(models, key=_order)
     ]
-    return [*each, _slope_table(found, recipes)]
+    return [*each, _slope_table(found)]
 
 
 def _order(model: str) -> tuple[int, int]:
@@ -127,10 +132,11 @@ def _order(model: str) -> tuple[int, int]:
     return PHASES.index(phase), int(width)
 
 
-def _slope_table(found: Mapping[str, Number], recipes: Sequence[str]) -> Table:
+def _slope_table(found: Mapping[str, Number]) -> Table:
     rows = {
         f"{phase}, {name}": [found.get(f"gradient.{phase}.{name}.{key}.slope") for key in _SLOPES]
         for phase in PHASES
-        for name in recipes
+        for name in _RECIPES
     }
-    return table("Per doubling of the width", "phase, recipe", _SLOPES, rows)
+    some = {name: numbers for name, numbers in rows.items() if any(numbers)}
+    return table("Per doubling of the width", "phase, recipe", _SLOPES, some)

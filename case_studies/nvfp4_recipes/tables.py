@@ -70,10 +70,14 @@ def ours(judged: Judged) -> str:
 
 
 def verdicts(cpu: Sequence[Judged]) -> str:
-    """How many claims came out how."""
-    counts = {verdict: sum(one.verdict is verdict for one in cpu) for verdict in Verdict}
-    parts = [f"{count} {verdict}" for verdict, count in counts.items() if count]
-    return f"Of {len(cpu)} claims, on a CPU: {', '.join(parts)}."
+    """How many claims came out how, and which."""
+    parts = []
+    for verdict in Verdict:
+        found = [one.claim for one in cpu if one.verdict is verdict]
+        if found:
+            parts += [f"**{verdict.capitalize()}: {len(found)} of {len(cpu)} claims**", ""]
+            parts += [*(f"- {claim.statement} ({claim.source})" for claim in found), ""]
+    return "\n".join(parts).rstrip()
 
 
 def recipes(numbers: Mapping[str, Number], size: str, tests: Mapping[str, float]) -> str:
