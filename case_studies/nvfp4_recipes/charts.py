@@ -1,5 +1,6 @@
 """The charts of the page: which numbers are drawn, side by side with what."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import foresight
@@ -79,17 +80,17 @@ def _curvature(numbers: Numbers) -> Chart:
     panels = tuple(
         _named(
             title,
-            1.0,
+            0.0,
             {
-                label: numbers.get(f"curvature.{state}.swin-over-cnn.{key}")
+                label: _decades(numbers.get(f"curvature.{state}.swin-over-cnn.{key}"))
                 for label, key in keys.items()
             },
         )
         for state, title in titles.items()
     )
     return Chart(
-        title="Is Swin in a flatter minimum than the CNN? Below 1, it is",
-        axis="Swin over CNN, geometric mean over seeds; 95 % interval",
+        title="Is Swin in a flatter minimum than the CNN? Left of the line, it is",
+        axis="powers of ten of Swin over CNN, mean over seeds; 95 % interval",
         panels=panels,
     )
 
@@ -128,6 +129,14 @@ def _folds(stored: Stored) -> Chart:
         axis="AUPRC on the patients of the fold; mean, 95 % interval, single folds",
         panels=tuple(panels),
     )
+
+
+def _decades(ratio: Number | None) -> Number | None:
+    """A ratio as a power of ten."""
+    if ratio is None:
+        return None
+    estimate, low, high = (math.log10(one) for one in (ratio.estimate, ratio.low, ratio.high))
+    return Number(estimate=estimate, low=low, high=high, n=ratio.n)
 
 
 def _norms(stored: Stored) -> Chart:

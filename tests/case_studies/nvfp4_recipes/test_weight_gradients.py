@@ -12,6 +12,7 @@ from weight_gradients import (
 )
 
 from qprobe.models import build
+from qprobe.quant import NVFP4, QuantSpec, Rounding, fake_quantize
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [
@@ -103,3 +104,20 @@ def test_dropout_is_the_same_on_both_sides_and_differs_between_batches(model):
 def test_the_mini_batch_noise_of_opposite_gradients_is_all_there_is():
     found = mini_batch_noise(torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64))
     assert found == {"batch_cosine": -1.0, "batch_noise": 2.0}
+
+
+def test_what_stochastic_rounding_leaves_is_the_clipping_of_rounded_scales():
+    # The page says so of the gradients; here of a heavy-tailed tensor, where both are known.
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.exp(1.5 * torch.randn(4096, 16, generator=generator))
+    x = torch.randn(4096, 16, generator=generator) * spread
+    spec = QuantSpec(format=NVFP4, rounding=Rounding.STOCHASTIC)
+    draws = torch.stack([fake_quantize(x, spec, -1, generator) for _ in range(64)])
+    largest = draws.abs().amax((0, 2))[:, None]
+    clipped = x.clamp(-largest, largest)
+
+    def projection(y):
+        return float((y * x).sum() / (x * x).sum())
+
+    assert projection(draws.mean(0)) == pytest.approx(projection(clipped), abs=3e-3)
+    assert projection(clipped) < 0.995
