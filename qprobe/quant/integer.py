@@ -63,7 +63,8 @@ def _over_first(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     What is left is small. Taken together, axes with one that stays between or behind them (channels
     last) are reduced number by number, 7 times slower.
     """
-    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda axis: -strides[axis])
     dense = x.permute(order)
     if order[0] not in axes or not dense.is_contiguous():
         return x, x
