@@ -109,15 +109,15 @@ def test_the_mini_batch_noise_of_opposite_gradients_is_all_there_is():
 def test_what_stochastic_rounding_leaves_is_the_clipping_of_rounded_scales():
     # The page says so of the gradients; here of a heavy-tailed tensor, where both are known.
     generator = torch.Generator().manual_seed(0)
-    spread = torch.exp(1.5 * torch.randn(512, 16, generator=generator))
-    x = torch.randn(512, 16, generator=generator) * spread
+    spread = torch.exp(1.5 * torch.randn(4096, 16, generator=generator))
+    x = torch.randn(4096, 16, generator=generator) * spread
     spec = QuantSpec(format=NVFP4, rounding=Rounding.STOCHASTIC)
-    draws = torch.stack([fake_quantize(x, spec, -1, generator) for _ in range(128)])
+    draws = torch.stack([fake_quantize(x, spec, -1, generator) for _ in range(64)])
     largest = draws.abs().amax((0, 2))[:, None]
     clipped = x.clamp(-largest, largest)
 
     def projection(y):
         return float((y * x).sum() / (x * x).sum())
 
-    assert projection(draws.mean(0)) == pytest.approx(projection(clipped), abs=2e-3)
+    assert projection(draws.mean(0)) == pytest.approx(projection(clipped), abs=3e-3)
     assert projection(clipped) < 0.995
