@@ -7,12 +7,13 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MEASURED := runs/cases/nvfp4_recipes/results
 # One thread a process: on few cores two workers with one thread each beat one with two.
 export OMP_NUM_THREADS ?= 1
 
 OLD_PYTHON = qprobe needs Python 3.11 or newer, $(PYTHON) is %d.%d; name one, as in: make setup PYTHON=python3.12
 
-.PHONY: chromium docs setup demo dashboard test test-slow check format bench clean
+.PHONY: bench cases cases-run check chromium clean dashboard demo docs format setup test test-slow
 
 setup: $(STAMP)
 
@@ -64,6 +65,16 @@ docs: demo chromium
 	$(BIN)/qprobe analyze runs/demo/best.pt --recipe int4-tensor --layers all --verify --overwrite
 	$(BIN)/python docs/analyze_picture.py
 	$(BIN)/python docs/dashboard_picture.py
+
+# What the case studies found, from their stored results; and all of it measured anew, which goes
+# on where it was stopped.
+cases: setup
+	$(BIN)/python case_studies/nvfp4_recipes/render.py
+
+cases-run: setup
+	$(BIN)/python case_studies/nvfp4_recipes/run.py --workers $(WORKERS) --results $(MEASURED) $(ARGS)
+	cp -r $(MEASURED)/. case_studies/nvfp4_recipes/results
+	$(BIN)/python case_studies/nvfp4_recipes/render.py
 
 bench: setup
 	$(BIN)/python benchmarks/quantize.py
