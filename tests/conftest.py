@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from qprobe import native
 from qprobe.native import InstructionSet
 
 torch.set_num_threads(1)
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that; those
+# of the tests that interrupt them could not be.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A continuous integration judges a change, so it draws the same examples every time; elsewhere
 # every run looks at new ones.
 settings.register_profile("ci", derandomize=True)
