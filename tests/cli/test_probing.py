@@ -26,7 +26,7 @@ def probes_of(folder):
 
 def test_a_training_is_watched_unless_told_and_watch_shows_what_was_seen(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", *SMALL, "--quiet", "--out", str(out)]) == 0
+    assert main(["train", *SMALL, "--quiet", "--budget", "none", "--out", str(out)]) == 0
     assert probes_of(out) >= {"moments", "four_bit", "histogram", "session"}
     assert main(["watch", str(out), "--by", "kurtosis"]) == 0
     said = capsys.readouterr().out
