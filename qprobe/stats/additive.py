@@ -56,6 +56,11 @@ def count(flags: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     return flags.sum(dtype=torch.int64) if dim is None else flags.sum(dim, dtype=torch.int64)
 
 
+def on_host(counts: Tensor) -> bool:
+    """Whether their values can be looked at without waiting."""
+    return counts.device.type == "cpu"
+
+
 def narrow(counts: Tensor, most: int) -> Tensor:
     """Counts that are at most ``most``, as int16, int32 or int64, whichever is enough.
 
@@ -64,7 +69,7 @@ def narrow(counts: Tensor, most: int) -> Tensor:
     >>> narrow(torch.tensor([3, 40_000]), most=50_000).dtype
     torch.int32
     """
-    if counts.device.type == "cpu":
+    if on_host(counts):
         most = int(counts.max()) if counts.numel() else 0
     for dtype in (torch.int16, torch.int32):
         if most <= torch.iinfo(dtype).max:

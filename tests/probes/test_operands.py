@@ -17,6 +17,7 @@ from qprobe.quant import convert, recipe
 from qprobe.quant.products import Setup, faithful
 from qprobe.records.schema import Role
 from qprobe.sites import Site
+from qprobe.stats import additive
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(40, 24), (2, 9, 40)),
@@ -126,8 +127,9 @@ def test_random_numbers_are_nobody_elses(look):
 @pytest.mark.parametrize("probe", [OperandError, BlockScales])
 @pytest.mark.parametrize("name", ["nvfp4-2d-rht-sr", "nvfp4"])
 @pytest.mark.parametrize("role", OPERANDS)
-def test_nothing_is_read_on_the_host(probe, name, role):
-    """Fake tensors have no values, so whatever asks for one fails."""
+def test_nothing_is_read_on_the_host(probe, name, role, monkeypatch):
+    """Fake tensors have no values, so whatever asks for one fails; taken as on an accelerator."""
+    monkeypatch.setattr(additive, "on_host", lambda counts: False)
     sizes = {Role.INPUT: (6, 40), Role.WEIGHT: (24, 40), Role.GRAD_OUTPUT: (6, 24)}
     with FakeTensorMode(allow_non_fake_inputs=True):
         layer = nn.Linear(40, 24)
@@ -135,6 +137,7 @@ def test_nothing_is_read_on_the_host(probe, name, role):
         view = SiteView(site=Site("fc", role, "linear"), module=layer, tensors=tensors)
         state = probe(name).observe(view)
         merged = state.merge(state)
+        monkeypatch.undo()
         with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
             merged.scalars()
 

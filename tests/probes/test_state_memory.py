@@ -9,6 +9,7 @@ from torch import nn
 
 import qprobe
 from qprobe.probes.attention_logits import AttentionLogits
+from qprobe.probes.attention_maps import AttentionMaps
 from qprobe.probes.base import PROBES, SiteView
 from qprobe.probes.block_scales import BlockScales
 from qprobe.probes.gradient_fidelity import GradientFidelity
@@ -69,6 +70,16 @@ def test_an_attention_of_768_channels_takes_at_most_64_kb_when_all_heads_were_se
         assert merged.scalars().keys() >= {"head0." + key for key in _of_heads(merged)}
 
 
+@pytest.mark.parametrize("role", [Role.ATTN_LOGITS, Role.ATTN_PROBS])
+def test_maps_of_an_attention_take_16_kb(role):
+    q = torch.randn(4, CHANNELS // 64, 256, 64)
+    view = SiteView(
+        site=Site("0", role, "attention"), module=None, attended=Attended(q=q, k=q), draw=0
+    )
+    maps = AttentionMaps("nvfp4").observe(view)
+    assert size(maps.merge(maps)) == 2 * 2 * 64 * 64
+
+
 def _of_heads(state):
     return {key.removeprefix("head11.") for key in state.scalars() if key.startswith("head11.")}
 
@@ -76,5 +87,5 @@ def _of_heads(state):
 def test_every_probe_is_measured_here():
     """A new probe has to say what it takes; those of few sums, or one histogram, are left out."""
     small = {"branch_energy", "output_error", "prediction_levels"}
-    here = {*PLAIN, *ASKED, "attention_logits", "softmax_levels"}
+    here = {*PLAIN, *ASKED, "attention_logits", "attention_maps", "softmax_levels"}
     assert set(PROBES.names()) - small - here == set()
