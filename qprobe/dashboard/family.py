@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from qprobe.dashboard.findings_order import how_grave
 from qprobe.dashboard.layer_detail import LayerDetail, layer_detail
 from qprobe.dashboard.layer_table import LayerTable, joined, layer_table
 from qprobe.dashboard.layer_values import Values, of_probe
@@ -12,13 +13,16 @@ T = TypeVar("T")
 
 
 def family(library: Library, run: Run) -> list[Run]:
-    """The run, the training it was made from, and analyses of either, the newest first.
+    """The run, the training it was made from, and analyses of either.
 
-    Analyses of that training count only under the recipe of the run.
+    Analyses of that training count only under the recipe of the run. Those that found the gravest
+    come first, then the newest: whoever looks at a training wants to know what breaks it.
     """
     about = [one for one in library.runs() if run.source and one.id and one.id in run.source]
     beside = [one for each in about for one in library.analyses(each) if one.recipe == run.recipe]
-    made = sorted([*library.analyses(run), *beside], key=lambda one: -one.created_s)
+    made = sorted(
+        [*library.analyses(run), *beside], key=lambda one: (how_grave(one), -one.created_s)
+    )
     return list({one.path: one for one in (run, *about, *made) if one.problem is None}.values())
 
 

@@ -52,6 +52,11 @@ class LayerTable:
             last_step=self.last_step,
         )
 
+    def measured(self) -> "LayerTable":
+        """Without the layers of which there is no value."""
+        known = np.flatnonzero(self.there.any(axis=1)).tolist()
+        return self.only([self.sites[place] for place in known], self.measures)
+
     def named(self, names: Sequence[str]) -> list[Measure]:
         """The measures with these names."""
         by_name = {measure.name: measure for measure in self.measures}

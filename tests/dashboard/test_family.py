@@ -28,6 +28,17 @@ def test_analyses_of_one_training_know_of_each_other(tmp_path):
     assert set(names(Library([tmp_path]), "two")) == {"two", "a", "one"}
 
 
+def test_analyses_that_found_the_gravest_come_first(tmp_path):
+    path = synthetic_runs.training(tmp_path / "a" / "run.qprobe", full=False)
+    with records.open(path) as run:
+        source = run.meta.run
+    synthetic_runs.analysis(tmp_path / "grave.qprobe", source)
+    calm = records.RunInfo(config={}, environment={}, recipe="nvfp4", source=f"- {source}")
+    with records.create(tmp_path / "calm.qprobe", calm):
+        pass
+    assert names(Library([tmp_path]), "a") == ["a", "grave", "calm"]
+
+
 def test_layers_have_what_the_training_and_the_analysis_measured(library):
     run = library.run("vit-nvfp4-s0")
     table, own = table_of(library, run), library.answer(run, layer_table)

@@ -30,6 +30,13 @@ def test_missing_and_nan_are_two_things(table):
     assert np.isnan(table.at("blocks.0.attn.proj", KURTOSIS))
 
 
+def test_layers_without_a_value_are_not_shown(table):
+    one = next(one for one in table.measures if not table.there[:, table.measures.index(one)].all())
+    shown = table.only(table.sites, [one]).measured()
+    assert list(shown.sites) == [site for site in table.sites if table.at(site, one) is not None]
+    assert 0 < len(shown.sites) < len(table.sites)
+
+
 def test_heads_and_branches_are_left_out(table):
     assert not [measure for measure in table.measures if measure.key.startswith(("head", "branch"))]
 

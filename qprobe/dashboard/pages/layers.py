@@ -213,7 +213,7 @@ def register(app: Dash, library: Library) -> None:
 def _chosen(whole: LayerTable, view: View) -> LayerTable:
     """The layers that match, and the measures that were named or tell most."""
     sites = compiled(view["filter"]).of(whole.sites)
-    return whole.only(sites, whole.named(view["measures"]) or whole.telling())
+    return whole.only(sites, whole.named(view["measures"]) or whole.telling()).measured()
 
 
 # The ranks come first and tell the others what is shown: three answers at once would make each
@@ -244,7 +244,7 @@ def _register_charts(app: Dash, library: Library) -> None:
     def one(name: str, view: View, _: str, look: str) -> Any:
         whole = _table_at(library, view["run"], view)
         (measure,) = whole.named([name]) or whole.telling(1)
-        part = whole.only(compiled(view["filter"]).of(whole.sites), [measure])
+        part = whole.only(compiled(view["filter"]).of(whole.sites), [measure]).measured()
         return matrix(part, measure, dark=look == "dark")
 
 
