@@ -5,6 +5,8 @@ of equal training loss and ``end`` the last one:
 
 - ``loss``, ``gradient_norm``; ``trace``, ``trace_per_parameter`` and ``top`` of the Hessian, which
   depend on the scale of the weights; ``normalised_trace`` and ``normalised_top``, which do not.
+- ``near_zero`` and ``negative``, from the density of the spectrum of the Hessian: the share of its
+  eigenvalues whose size is at most a hundredth of the largest, and the share clearly below zero.
 - ``along_gradient`` (gᵀHg/gᵀg), ``RECIPE.along_noise`` (nᵀHn/nᵀn) and ``RECIPE.noise_share``
   (nᵀHn/gᵀHg) of the gradient's error n.
 - ``RECIPE.second`` (½·ΔwᵀHΔw), ``RECIPE.predicted`` (with gᵀΔw) and ``RECIPE.measured``: what the
@@ -80,6 +82,8 @@ def quantities(state: Mapping[str, Any]) -> dict[str, float]:
         "top": curved["hessian"]["top"][0],
         "normalised_trace": curved["normalised"]["trace"]["estimate"],
         "normalised_top": curved["normalised"]["top"][0],
+        "near_zero": _near_zero(curved["hessian"]["density"]),
+        "negative": curved["hessian"]["density"]["negative_share"]["estimate"],
     }
     for recipe, one in along.items():
         if isinstance(one, Mapping):
@@ -88,6 +92,20 @@ def quantities(state: Mapping[str, Any]) -> dict[str, float]:
     for recipe, row in state["costs"].items():
         found |= {f"{recipe}.{key}": share * row[key] for key in _COSTS}
     return found
+
+
+def _near_zero(density: Mapping[str, Any]) -> float:
+    """The share of eigenvalues of at most a hundredth of the largest size; mean over draws.
+
+    >>> _near_zero({"nodes": [[-0.01, 0.5, 1.0]], "weights": [[0.5, 0.25, 0.25]]})
+    0.5
+    """
+    shares = []
+    for nodes, weights in zip(density["nodes"], density["weights"], strict=True):
+        limit = 0.01 * max(abs(node) for node in nodes)
+        near = (w for node, w in zip(nodes, weights, strict=True) if abs(node) <= limit)
+        shares.append(sum(near) / sum(weights))
+    return sum(shares) / len(shares)
 
 
 def _keys(of: Mapping[int, Quantities]) -> list[str]:
@@ -133,7 +151,8 @@ def _rank(cells: Sequence[Mapping[str, Any]], recipe: str, predictor: str) -> Nu
 def tables(stored: Stored) -> list[Table]:
     """Curvature and costs by state, and what foretells the measured increase."""
     found = numbers(stored)
-    plain = ("loss", "gradient_norm", "trace", "top", "normalised_trace", "normalised_top")
+    sizes = ("trace", "top", "normalised_trace", "normalised_top")
+    plain = ("loss", "gradient_norm", *sizes, "near_zero", "negative")
     along = tuple(f"{name}.noise_share" for name in ("nvfp4", "nvfp4-sr", "int4-tensor"))
     costs = [f"{recipe}.{key}" for recipe in _COSTLY for key in ("second", "measured")]
     keys = (*plain, "along_gradient", *along, *costs)

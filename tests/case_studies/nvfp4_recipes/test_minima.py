@@ -13,7 +13,16 @@ def state(scale, seed, measured):
         "curvature": {
             "parameters": 100,
             "weights": 80,
-            "hessian": {"trace": {"estimate": 10.0 * scale}, "top": [2.0, 1.0]},
+            "hessian": {
+                "trace": {"estimate": 10.0 * scale},
+                "top": [2.0, 1.0],
+                "density": {
+                    # Of two draws, 0.75 and 0.25 lie within a hundredth of the largest size.
+                    "nodes": [[-0.02, 0.01, 2.0], [-2.0, -0.03, 0.0]],
+                    "weights": [[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]],
+                    "negative_share": {"estimate": 0.1 * scale},
+                },
+            },
             "normalised": {"trace": {"estimate": 0.1 * scale}, "top": [0.02, 0.01]},
         },
         "along": {
@@ -55,6 +64,12 @@ def test_swin_over_cnn_is_a_ratio_seed_by_seed():
     expected = (4.0 * (4.1 / 1.1) * (4.2 / 1.2)) ** (1 / 3)
     assert ratio.estimate == pytest.approx(expected)
     assert found["curvature.level.cnn.trace_per_parameter"].estimate == pytest.approx(0.11)
+
+
+def test_the_density_says_how_much_of_the_spectrum_is_flat_or_negative():
+    found = numbers(stored())
+    assert found["curvature.end.swin.near_zero"].estimate == pytest.approx(0.5)
+    assert found["curvature.level.cnn.negative"].estimate == pytest.approx(0.11)
 
 
 def test_what_may_be_negative_has_a_difference_and_no_ratio():
