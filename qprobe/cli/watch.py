@@ -48,9 +48,12 @@ def watch(
 
 
 def _file(place: Path) -> Path:
-    """The run that is meant; of a folder that holds several, none is."""
+    """The run that is meant: a folder's own training, whatever analyses lie beside it, or the only
+    one below it; of several, none is."""
     if not place.is_dir():
         return place
+    if (place / "run.qprobe").is_file():
+        return place / "run.qprobe"
     found = sorted(place.rglob("*.qprobe"))
     if len(found) != 1:
         which = f"holds {len(found)} runs, such as {found[0]}" if found else "holds no run"

@@ -93,7 +93,8 @@ class Observer:
         self._states: dict[Slot, State] = {}
         self._summaries: dict[Site, Summary] = {}
         self._summarised: set[Site] = set()
-        #: Slots whose probe has looked, whether or not there was something to see.
+        #: Slots whose probe has looked, whether or not there was something to see; not those of an
+        #: attention whose queries and keys could not be told.
         self.looked: set[Slot] = set()
         self._references: dict[str, Tensor] = {}
         self._pending = Pending()
@@ -281,7 +282,8 @@ class Observer:
             shape = list(tensors[slot.site.role].shape)
             error.add_note(f"while the probe {slot}, shape {shape}, was looking")
             raise
-        self.looked.add(slot)
+        if state is not None or view.attended is not None or slot.site.role not in ATTENDING:
+            self.looked.add(slot)
         if state is not None:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)

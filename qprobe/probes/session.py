@@ -385,8 +385,8 @@ class Session:
         more = f" and {len(deaf) - 3} more" if len(deaf) > 3 else ""
         warnings.warn(
             f"planned and never seen so far: {names}{more}; the layer does not run, has no "
-            "gradient or runs in code that was compiled before: choose other sites or see "
-            "session.missed.",
+            "gradient or runs in code that was compiled before, or an attention is written in a "
+            "way that hides its queries and keys: choose other sites or see session.missed.",
             stacklevel=4,
         )
 

@@ -28,8 +28,16 @@ def test_in_a_pipe_it_shows_once(writer, tmp_path, capsys):
     assert main(["watch", str(tmp_path)]) == 0  # the only run of the folder
 
 
-def test_a_folder_of_several_runs_is_asked_back(writer, tmp_path, capsys):
-    (tmp_path / "other.qprobe").touch()
+def test_of_a_training_with_analyses_beside_it_the_training_is_shown(writer, tmp_path, capsys):
+    (tmp_path / "best-nvfp4.qprobe").touch()
+    assert main(["watch", str(tmp_path)]) == 0
+    assert "12.5" in capsys.readouterr().out
+
+
+def test_a_folder_of_several_runs_is_asked_back(tmp_path, capsys):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.qprobe").touch()
     assert main(["watch", str(tmp_path)]) == 2
     assert "holds 2 runs" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
