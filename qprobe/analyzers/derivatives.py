@@ -1,24 +1,19 @@
 """Is the gradient that leaves a module the derivative of what the module computes?"""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import inf
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch import Tensor
 
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.measured import Measured
 from qprobe.analyzers.observation import under_recipe, undisturbed
+from qprobe.analyzers.watched_calls import Call, watched_calls
 from qprobe.errors import InputError
 from qprobe.quant.convert import restored
 from qprobe.records.schema import Array, Cause, Finding, Record, Role, Severity, severity
 from qprobe.sites.calls import is_compiled
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
 
 NAME = "derivatives"
 CONTROL = "the same module in high precision, its input moved along the gradient and against it"
@@ -34,117 +29,11 @@ _STEPS = (1e-3, 1.25e-4)
 _BLUR = 1e-5
 #: How exactly a second call has to give what the first one gave.
 _REPEATS = 1e-4
-#: Arguments that a second call finds as the first one did: no caches, no iterators.
-_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size)
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """The first call of one module: what went in and came out, and the gradients of both."""
-
-    path: str
-    module: nn.Module
-    #: Arguments, flattened; tensors are copies.
-    leaves: list[Any]
-    structure: Any
-    #: Whether a second call finds the same arguments.
-    plain: bool
-    outputs: list[Tensor] = field(default_factory=list)
-    into: dict[int, Tensor] = field(default_factory=dict)
-    out_of: dict[int, dict[int, Tensor]] = field(default_factory=dict)
-    #: Outputs under the name that other hooks and modules know them by.
-    aliases: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def held(self) -> list[tuple[int, Tensor]]:
-        """The outputs that a gradient came back to, by number, with it."""
-        return [(at, found[0]) for at, found in self.out_of.items() if found]
-
-    def again(self, position: int | None = None, moved: Tensor | None = None) -> list[Tensor]:
-        """The outputs of one more call, with one argument moved."""
-        leaves = [one.clone() if isinstance(one, Tensor) else one for one in self.leaves]
-        if position is not None and moved is not None:
-            leaves[position] = leaves[position] + moved
-        args, kwargs = tree_unflatten(leaves, self.structure)
-        return _tensors(self.module(*args, **kwargs))
-
-
-def _tensors(output: object) -> list[Tensor]:
-    return [one for one in tree_leaves(output) if isinstance(one, Tensor)]
-
-
-class _Watch:
-    """Puts aliases where tensors enter and leave modules, and keeps what passes through them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.calls: dict[str, _Call] = {}
-        self._under_way: list[_Call | None] = []
-        self._handles: list[RemovableHandle] = []
-        for path, module in model.named_modules():
-            if path:
-                # First and last of all hooks, so that whatever hooks do is part of the module.
-                enter = module.register_forward_pre_hook(
-                    self._entering(path), prepend=True, with_kwargs=True
-                )
-                made = module.register_forward_hook(self._made, prepend=True)
-                self._handles += [enter, made, module.register_forward_hook(self._left)]
-
-    def close(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _entering(self, path: str) -> Any:
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            leaves, structure = tree_flatten((args, kwargs))
-            if path in self.calls:
-                self._under_way.append(None)
-                return None
-            plain = all(isinstance(one, (Tensor, *_PLAIN)) for one in leaves)
-            kept = [one.detach().clone() if isinstance(one, Tensor) else one for one in leaves]
-            call = _Call(path, module, kept, structure, plain)
-            self._under_way.append(call)
-            aliases = [_alias(one, call.into, at) for at, one in enumerate(leaves)]
-            return tree_unflatten(aliases, structure)
-
-        return enter
-
-    def _made(self, _: nn.Module, __: Any, output: Any) -> Any:
-        """Before other hooks: they may keep the output for somebody else (transformers do)."""
-        call = self._under_way[-1]
-        return None if call is None else self._aliased(call, output)
-
-    def _left(self, _: nn.Module, __: Any, output: Any) -> Any:
-        """After other hooks: what they have put in place of an output is the output."""
-        call = self._under_way.pop()
-        if call is None:
-            return None
-        self.calls[call.path] = call
-        return self._aliased(call, output)
-
-    def _aliased(self, call: _Call, output: Any) -> Any:
-        leaves, structure = tree_flatten(output)
-        tensors = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        for number, at in enumerate(tensors):
-            if id(leaves[at]) not in call.aliases:
-                # A later name of an output replaces an earlier one, and so does its gradient.
-                gradients = call.out_of[number] = dict[int, Tensor]()
-                leaves[at] = _alias(leaves[at], gradients, 0)
-                call.aliases[id(leaves[at])] = leaves[at]
-        call.outputs = [leaves[at].detach().clone() for at in tensors]
-        return tree_unflatten(leaves, structure)
-
-
-def _alias(leaf: Any, gradients: dict[int, Tensor], at: int) -> Any:
-    """The same tensor under another name, whose gradient is kept."""
-    if not (isinstance(leaf, Tensor) and leaf.requires_grad):
-        return leaf
-    alias = leaf.view_as(leaf)
-
-    def keep(gradient: Tensor) -> None:
-        gradients[at] = gradient.detach().clone()
-
-    alias.register_hook(keep)  # type: ignore[no-untyped-call]
-    return alias
+#: Bytes of activations and gradients that are copied at once: what a pass keeps. A model that needs
+#: more is run once for each time that it fills this.
+BUDGET_BYTES = 256 << 20
+#: Elements that are widened to float64 at once.
+_CHUNK = 1 << 20
 
 
 class Derivatives:
@@ -160,13 +49,19 @@ class Derivatives:
     name = NAME
     reads = frozenset({NAME})
 
+    def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
+        """Copies of activations and gradients take at most ``budget_bytes``, or one module's."""
+        if budget_bytes < 1:
+            raise InputError(f"budget_bytes is at least 1, got {budget_bytes}.")
+        self.budget_bytes = budget_bytes
+
     def measure(self, subject: Subject) -> Iterator[Record | Array]:
         """Look at the first batch; the model is left as it was."""
         model = subject.model
         if any(is_compiled(module) for module in model.modules()):
             raise InputError("derivatives are not tried in a compiled model; give it uncompiled.")
         with undisturbed(model), restored(model, under_recipe(model)):
-            for call in _watched(subject):
+            for call in watched_calls(subject, self.budget_bytes):
                 tried = call.plain and _repeats(call)
                 yield _record(call, "tried", float(tried))
                 for position, gradient in call.into.items() if tried else ():
@@ -189,38 +84,22 @@ class Derivatives:
         ]
 
 
-def _watched(subject: Subject) -> list[_Call]:
-    """Every module's first call in a pass forward and backward over the first batch."""
-    batch = next(iter(subject.batches()), None)
-    if batch is None:
-        raise InputError(f"{subject.name} has no batch to look at; give batches() some.")
-    watch = _Watch(subject.model)
-    try:
-        losses = subject.loss(subject.forward(subject.model, batch), batch)
-    finally:
-        watch.close()
-    if not losses.requires_grad:
-        raise InputError("the loss does not depend on anything that is learned.")
-    losses.sum().backward()  # type: ignore[no-untyped-call]
-    for call in watch.calls.values():
-        call.aliases.clear()  # they hold the graph
-    return [call for call in watch.calls.values() if call.held]
-
-
 @torch.no_grad()
-def _compared(call: _Call, position: int, gradient: Tensor) -> Iterator[Record]:
+def _compared(call: Call, position: int, gradient: Tensor) -> Iterator[Record]:
     """Gradient and derivative of one argument; nothing where arithmetic or state hide them."""
-    x, size = call.leaves[position], float(gradient.double().norm())
-    if not size > 0.0 or not bool(x.any()):
+    x, size = call.leaves[position], _norm(gradient)
+    reach = _norm(_finite(x))
+    if not 0.0 < size < math.inf or not reach:
         return
     direction, held = gradient / size, call.held
-    blur = sum(float(h.double().norm() * call.outputs[at].double().norm()) for at, h in held)
+    blur = sum(_norm(h) * _norm(_finite(call.outputs[at])) for at, h in held)
     found: list[float] = []
     for step in _STEPS:
-        length = step * float(x.double().norm())
+        length = step * reach
         ahead, behind = (call.again(position, direction * e) for e in (length, -length))
-        change = sum(float(((ahead[k] - behind[k]).double() * h).sum()) for k, h in held) / 2
-        if max(abs(change), size * length) < _BLUR * blur:
+        change = sum(_dot(_finite(ahead[k] - behind[k]), h) for k, h in held) / 2
+        del ahead, behind
+        if not max(abs(change), size * length) >= _BLUR * blur:  # also of what is not finite
             return
         found.append(change / length)
         if _factor(size, found[-1]) < TOLD:
@@ -231,12 +110,32 @@ def _compared(call: _Call, position: int, gradient: Tensor) -> Iterator[Record]:
     yield _record(call, "n", float(x.shape[0] if x.dim() else 1))
 
 
-def _record(call: _Call, key: str, value: float) -> Record:
+def _finite(tensor: Tensor) -> Tensor:
+    """What is masked holds -inf: its gradient is 0, and it stays where it is."""
+    return torch.where(tensor.isfinite(), tensor, 0.0)
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    """⟨one, other⟩ in float64, of which never more than a piece is in memory.
+
+    >>> _dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]))
+    1.0
+    """
+    a, b = one.flatten(), other.flatten()
+    starts = range(0, a.numel(), _CHUNK)
+    return sum(float((a[k : k + _CHUNK].double() * b[k : k + _CHUNK]).sum()) for k in starts)
+
+
+def _norm(tensor: Tensor) -> float:
+    return math.sqrt(_dot(tensor, tensor))
+
+
+def _record(call: Call, key: str, value: float) -> Record:
     return Record("", 0, call.path, Role.INPUT, NAME, key, value)
 
 
 @torch.no_grad()
-def _repeats(call: _Call) -> bool:
+def _repeats(call: Call) -> bool:
     """Whether the module does the same again: not if it keeps state or draws numbers."""
     again = call.again()
     return len(again) == len(call.outputs) and all(
@@ -262,7 +161,7 @@ def _factor(gradient: float, derivative: float) -> float:
     (4.0, 4.0, inf)
     """
     if gradient * derivative <= 0.0:
-        return inf
+        return math.inf
     return max(gradient / derivative, derivative / gradient)
 
 

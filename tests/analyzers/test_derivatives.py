@@ -173,6 +173,25 @@ def test_arguments_that_keep_state_are_not_used_twice():
     assert tried == {"reader": 0.0, "reader.layer": 1.0}
 
 
+def test_what_is_masked_stays_masked_while_the_rest_of_an_argument_is_moved():
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x.softmax(-1)
+
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scores, self.masked = nn.Linear(8, 8), Masked()
+
+        def forward(self, x):
+            hidden = self.scores(x)
+            return self.masked(hidden.masked_fill(torch.eye(8, dtype=torch.bool)[:6], -math.inf))
+
+    measured = list(Derivatives().measure(subject(Windows().eval(), numbers(6, 8))))
+    values = {one.key: one.value for one in measured if one.site == "masked"}
+    assert values["argument0.derivative"] == pytest.approx(values["argument0.gradient"], rel=0.02)
+
+
 def test_the_model_is_left_as_it_was():
     model = chain(Scaled(0.1))
     model.train()
