@@ -25,7 +25,7 @@ from qprobe.probes.base import PROBES, Probe
 from qprobe.quant.convert import restored
 from qprobe.quant.products import Setup
 from qprobe.records.schema import Array, Record
-from qprobe.sites import discover, trace
+from qprobe.sites import Trace, discover, trace
 
 #: What the name of a probe ends in where the model was in high precision.
 CONTROL = ".high_precision"
@@ -70,11 +70,14 @@ def observe(
     lifted = [name.removesuffix(CONTROL) for name in named if name.endswith(CONTROL)]
     controls = [PROBES.get(name) for name in lifted]
     found = Observation()
+    if not probes and not controls:
+        return found
+    example = _example(subject)
     if probes:
-        found = _run(subject, probes, batches)
+        found = _run(subject, probes, batches, example)
     if controls:
         with restored(subject.model, under_recipe(subject.model)):
-            found = _both(found, _as_control(_run(subject, controls, batches)))
+            found = _both(found, _as_control(_run(subject, controls, batches, example)))
     return found
 
 
@@ -106,26 +109,25 @@ def _as_control(found: Observation) -> Observation:
     )
 
 
-def _run(subject: Subject, probes: Sequence[Probe], batches: int | None) -> Observation:
-    """One look over all batches."""
+def _run(
+    subject: Subject, probes: Sequence[Probe], batches: int | None, example: Any
+) -> Observation:
+    """One look over all batches; the trace is of the model as it is, with or without recipes."""
     model = subject.model
     with undisturbed(model):
-        every = iter(islice(subject.batches(), batches))
-        first = next(every, None)
-        if first is None:
-            raise InputError(f"{subject.name} has no batch to look at; give batches() some.")
-        example = _arguments(subject, first)
-        there, absent = _with_a_site(model, probes, example)
+        named = isinstance(example, Mapping)
+        traced = trace(model, **example) if named else trace(model, *example)
+        there, absent = _with_a_site(model, probes, traced)
         if not there:
             return Observation(not_measured=absent)
         session = attach(
-            model, probes=there, every=1, schedule={p.name: 1 for p in there}, example=example,
+            model, probes=there, every=1, schedule={p.name: 1 for p in there}, example=traced,
             evaluation=True,
         )  # fmt: skip
         with warnings.catch_warnings(), session:
             warnings.filterwarnings("ignore", message="planned and never seen")
-            backward = _pass(subject, first)
-            for batch in every:
+            backward = True
+            for batch in islice(subject.batches(), batches):
                 backward &= _pass(subject, batch)
             session.step()
         records = tuple(one for one in session.records() if one.probe not in _SESSION)
@@ -138,10 +140,9 @@ def _run(subject: Subject, probes: Sequence[Probe], batches: int | None) -> Obse
 
 
 def _with_a_site(
-    model: nn.Module, probes: Sequence[Probe], example: Any
+    model: nn.Module, probes: Sequence[Probe], traced: Trace
 ) -> tuple[list[Probe], tuple[str, ...]]:
     """The probes that have something to look at here, and of each other one that it has not."""
-    traced = trace(model, **example) if isinstance(example, Mapping) else trace(model, *example)
     sites = [*discover(model), *traced.sites]
     there = [probe for probe in probes if any(probe.selects(site) for site in sites)]
     absent = tuple(f"{probe.name}: {NO_SITE}" for probe in probes if probe not in there)
@@ -157,8 +158,11 @@ def _pass(subject: Subject, batch: Any) -> bool:
     return True
 
 
-def _arguments(subject: Subject, batch: Any) -> Any:
-    """What the model is called with for a batch: a tuple, or a mapping of keywords."""
+def _example(subject: Subject) -> Any:
+    """What the model is called with for the first batch: a tuple, or a mapping of keywords."""
+    first = next(iter(subject.batches()), None)
+    if first is None:
+        raise InputError(f"{subject.name} has no batch to look at; give batches() some.")
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -166,8 +170,8 @@ def _arguments(subject: Subject, batch: Any) -> Any:
 
     handle = subject.model.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     try:
-        with torch.no_grad():
-            subject.forward(subject.model, batch)
+        with undisturbed(subject.model), torch.no_grad():
+            subject.forward(subject.model, first)
     finally:
         handle.remove()
     if not calls:

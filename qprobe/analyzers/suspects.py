@@ -9,7 +9,8 @@ from qprobe.analyzers.dequantization.emit import Measured
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.records.schema import Finding, Record, Role, Severity, severity
 
-_BACKWARD = {Role.GRAD_OUTPUT, Role.GRAD_WEIGHT}
+#: A branch is starved of gradient: its site is where gradients part.
+_BACKWARD = {Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.BRANCH}
 _ORDER = list(Severity)
 
 

@@ -22,7 +22,7 @@ from qprobe.probes.ledger import Ledger, Sink
 from qprobe.probes.schedule import Every, Schedule
 from qprobe.probes.session import Session, Settings
 from qprobe.records import RunInfo, RunWriter
-from qprobe.sites import Sampling, Site, discover, trace
+from qprobe.sites import Sampling, Site, Trace, discover, trace
 from qprobe.sites.discover import by_path, owners
 from qprobe.sites.site import ROOT
 
@@ -72,7 +72,8 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         shorter again, as it takes to keep it. Measured is time in this thread.
     ``example``
         A batch, as the model takes it (a tuple of arguments, a mapping of keywords, or one tensor).
-        With it the model is traced once, which finds fusions and attention in modules of others.
+        With it the model is traced once, which finds fusions and attention in modules of others;
+        what :func:`qprobe.sites.trace` found before will do as well.
     ``sampling``
         How many samples, heads and queries of an attention are looked at.
     ``sink``
@@ -126,9 +127,9 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         raise
 
 
-def _traced(model: nn.Module, example: Any) -> Any:
-    if example is None:
-        return None
+def _traced(model: nn.Module, example: Any) -> Trace | None:
+    if example is None or isinstance(example, Trace):
+        return example
     if isinstance(example, Mapping):
         return trace(model, **example)
     return trace(model, *example) if isinstance(example, tuple | list) else trace(model, example)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analyzers.patients import convolutions, subject
+from analyzers.patients import convolutions, subject, transformer
 from torch import nn
 
 from qprobe.analyzers.measured import Measured, Place
@@ -54,6 +54,25 @@ def test_all_batches_are_one_look():
     assert seen.value("stem", "input", "absmax") == pytest.approx(float(x.abs().max()))
     one = Measured(observe(patient, ["moments"], batches=1).records, "moments")
     assert one.value("stem", "input", "n") == x.numel() / 2
+
+
+def test_what_a_model_computes_is_traced_once_with_its_recipes_and_once_without():
+    patient, passes = convolutions(), []
+    patient.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    observe(patient, READS)
+    # What the model is called with; then, twice, the trace and each of two batches.
+    assert len(passes) == 1 + 2 * (1 + 2)
+
+
+def test_the_control_of_an_attention_under_a_recipe_sees_the_calls_of_high_precision():
+    """A product of attention is two products under a recipe and one call without."""
+    found = observe(transformer(), ["branch_energy", control("branch_energy")])
+    assert not [one for one in found.not_measured if "never seen" in one]
+    mine, theirs = (
+        {one.site for one in found.records if one.probe == name}
+        for name in ("branch_energy", control("branch_energy"))
+    )
+    assert mine == theirs != set()
 
 
 def test_the_control_is_in_high_precision_under_a_name_of_its_own():

@@ -39,6 +39,7 @@ def test_the_gravest_come_first_and_the_rest_is_named(model):
         (at("1"), False),
         (at("1", Severity.WARN, Role.GRAD_OUTPUT), True),
         (at("1", Severity.WARN, Role.INPUT, Role.GRAD_WEIGHT), True),
+        (at("./cat.0", Severity.WARN, Role.BRANCH), True),
         (at("1", unit="share of the first-order loss decrease"), True),
     ],
 )
@@ -57,8 +58,9 @@ def scored(gap, high=0.8):
 
 def test_without_a_loss_what_is_odd_is_information_but_for_the_backward_products():
     backward = at("2", Severity.WARN, Role.GRAD_OUTPUT)
-    first, second = without_loss([PLAIN, backward], scored(0.001))
-    assert first == backward
+    starved = at("./cat.0", Severity.WARN, Role.BRANCH)
+    first, kept, second = without_loss([PLAIN, backward, starved], scored(0.001))
+    assert [first, kept] == [backward, starved]
     assert (second.severity, second.claim) == (Severity.INFO, "odd; the score does not suffer")
 
 
