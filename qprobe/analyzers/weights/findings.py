@@ -1,8 +1,10 @@
 """What the measurements of a weight in high precision say, and what to do about it."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from qprobe.analyzers.weights.baseline import BLOCKS_DB, granularity_gain_db
+from qprobe.analyzers.weights.variants import GROUP
 from qprobe.records.schema import Cause, Finding, Role, Severity
 
 Values = Mapping[str, float]
@@ -33,8 +35,9 @@ def of(site: str, values: Values) -> Iterator[Finding]:
         yield _dead(site, values)
     if "nvfp4.balanced_db" in values:
         yield from _blocks(site, values)
-    if {"int4_tensor.sqnr_db", "int4_channel.sqnr_db"} <= values.keys():
-        yield from _granularity(site, values)
+    for step in _STEPS:
+        if {f"int4_{step.coarse}.sqnr_db", f"int4_{step.fine}.sqnr_db"} <= values.keys():
+            yield from _granularity(site, values, step)
 
 
 def finding(site: str, values: Values, **facts: object) -> Finding:
@@ -112,23 +115,48 @@ def _best(values: Values, kept: float) -> str:
     return f"{text}: gains {gains[text]:.1f} dB here"
 
 
-def _granularity(site: str, values: Values) -> Iterator[Finding]:
-    """One integer scale for a weight whose outputs, or single elements, differ in size."""
-    tensor, channel = values["int4_tensor.sqnr_db"], values["int4_channel.sqnr_db"]
-    expected = granularity_gain_db(int(values["n"]), int(values["n"] / values["out"]))
-    excess = channel - tensor - expected
-    error = 1.96 * values.get("int4_channel.sqnr_se_db", 0.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """From one granularity of INT4 to the next finer one."""
+
+    coarse: str
+    fine: str
+    #: As a claim and as a remedy name them.
+    has: str
+    gets: str
+
+    def sharing(self, values: Values) -> tuple[int, int]:
+        """How many elements share a coarse scale, and a fine one."""
+        inputs = int(values["n"] / values["out"])
+        every = {"tensor": int(values["n"]), "channel": inputs, "group": min(GROUP, inputs)}
+        return every[self.coarse], every[self.fine]
+
+
+_STEPS = (
+    _Step(coarse="tensor", fine="channel", has="one scale", gets="one for each output channel"),
+    _Step(
+        coarse="channel", fine="group", has="one scale for each output channel",
+        gets=f"one for each {GROUP} inputs",
+    ),
+)  # fmt: skip
+
+
+def _granularity(site: str, values: Values, step: _Step) -> Iterator[Finding]:
+    """Integer scales for a weight whose outputs, inputs, or single elements differ in size."""
+    coarse, fine = (values[f"int4_{one}.sqnr_db"] for one in (step.coarse, step.fine))
+    excess = fine - coarse - granularity_gain_db(*step.sharing(values))
+    error = 1.96 * values.get(f"int4_{step.fine}.sqnr_se_db", 0.0)
     if excess - error < NOTICE_DB:
         return
-    group = values.get("int4_group.sqnr_db", channel)
-    remedy = f"one scale for each output channel instead of one: gains {channel - tensor:.1f} dB"
-    if group - channel >= _WORTH_DB:
-        remedy += f", groups of 128 inputs {group - tensor:.1f} dB"
+    remedy = f"{step.gets} instead: gains {fine - coarse:.1f} dB"
+    group = values.get("int4_group.sqnr_db", fine)
+    if group - fine >= _WORTH_DB:
+        remedy += f", {_STEPS[-1].gets} {group - coarse:.1f} dB"
     spread = max(values["output_spread"], values["input_spread"])
     yield finding(
         site, values,
-        claim=f"INT4 with one scale keeps {tensor:.1f} dB of {site}; one for each output channel "
-        f"gains {excess:.1f} dB more than it would on normal weights",
+        claim=f"INT4 with {step.has} keeps {coarse:.1f} dB of {site}; {step.gets} gains "
+        f"{excess:.1f} dB more than it would on normal weights",
         cause=Cause.CHANNEL_OUTLIER if spread >= _SPREAD else Cause.TOO_FEW_BITS,
         severity=Severity.WARN if excess - error >= WARN_DB else Severity.INFO,
         effect=excess, low=excess - error, high=excess + error,

@@ -4,6 +4,7 @@ from analyzers.weights.packing import pack_nvfp4
 
 from qprobe.analyzers.base import ANALYZERS, Analyzer, CheckpointAnalyzer
 from qprobe.analyzers.weights import Depth, WeightAnalyzer
+from qprobe.analyzers.weights.baseline import granularity_gain_db
 from qprobe.records.schema import Cause, Record, Severity
 
 ANALYZER = WeightAnalyzer()
@@ -74,7 +75,29 @@ def test_planted_output_channels_are_found_by_the_integer_granularity(opened, ge
     assert [f.sites for f in found] == [("conv",)]
     assert "INT4 with one scale" in found[0].claim
     assert found[0].cause is Cause.CHANNEL_OUTLIER
-    assert "each output channel instead of one: gains" in found[0].remedy
+    assert "one for each output channel instead: gains" in found[0].remedy
+
+
+@pytest.mark.parametrize("depth", Depth)
+def test_one_large_input_is_found_by_what_groups_gain_over_a_scale_for_each_output(
+    depth, opened, generator
+):
+    """Each output has one huge weight, which sets its scale: all others become zero."""
+    weight = torch.randn(64, 4096, generator=generator)
+    weight[:, 77] *= 40.0
+    tensors = healthy(generator) | {"wide.weight": weight}
+    (one,) = [f for f in findings(opened(tensors), depth) if "INT4 with one scale for" in f.claim]
+    assert (one.sites, one.cause, one.severity) == (
+        ("wide",), Cause.CHANNEL_OUTLIER, Severity.WARN,
+    )  # fmt: skip
+    assert "one for each 128 inputs instead: gains" in one.remedy
+
+
+def test_the_gain_of_groups_is_counted_from_what_they_gain_on_normal_weights(opened, generator):
+    weight = torch.randn(64, 4096, generator=generator)
+    values = {r.key: r.value for r in ANALYZER.measure_checkpoint(opened({"fc.weight": weight}))}
+    gained = values["int4_group.sqnr_db"] - values["int4_channel.sqnr_db"]
+    assert gained == pytest.approx(granularity_gain_db(4096, 128), abs=0.4)
 
 
 def test_single_large_elements_are_not_called_channels(opened, generator):
