@@ -7,10 +7,20 @@ no defect by itself, since the model may not mind, but it is the cause where the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from qprobe.analyzers.measured import Measured
-from qprobe.probes.output_error import AS_IT_IS, INTENDED, ROTATED, SMOOTHED, W_HIGH, X_HIGH
+from qprobe.analyzers.noise_by_layer import NoiseByLayer
+from qprobe.probes.outlying import CHANNEL, TOKEN, WEIGHT
+from qprobe.probes.output_error import (
+    AS_IT_IS,
+    INTENDED,
+    ROTATED,
+    SMOOTHED,
+    W_HIGH,
+    WITHOUT_CHANNELS,
+    WITHOUT_TOKENS,
+    X_HIGH,
+)
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity, severity
 
 NAME = "outliers"
@@ -25,8 +35,6 @@ class Kind:
     """One kind of outlier: where it is looked for, and from when it is told.
 
     Limits stand above what healthy models show (docs/concepts/diagnosis.md has the numbers).
-    ``gain`` is by how much the best remedy cuts the noise of the layer's output; an outlier that no
-    granularity minds is no finding.
     """
 
     cause: Cause
@@ -35,9 +43,10 @@ class Kind:
     #: The statistic is an energy, of which the square root is told.
     energy: bool
     limit: float
-    gain: float
     unit: str
     what: str
+    #: The layer without it, as ``output_error`` names that.
+    without: str
 
 
 KINDS = (
@@ -46,30 +55,30 @@ KINDS = (
         role=Role.INPUT,
         statistics=("token_mean_square",),
         energy=True,
-        limit=8.0,
-        gain=0.0,
+        limit=TOKEN,
         unit=TOKENS,
         what="one token or voxel of the input",
+        without=WITHOUT_TOKENS,
     ),
     Kind(
         cause=Cause.CHANNEL_OUTLIER,
         role=Role.INPUT,
         statistics=("channel_std", "channel_absmax"),
         energy=False,
-        limit=7.0,
-        gain=1.1,
+        limit=CHANNEL,
         unit=CHANNELS,
         what="one channel of the input",
+        without=WITHOUT_CHANNELS,
     ),
     Kind(
         cause=Cause.CHANNEL_OUTLIER,
         role=Role.WEIGHT,
         statistics=("channel_std", "channel_absmax"),
         energy=False,
-        limit=4.0,
-        gain=1.1,
+        limit=WEIGHT,
         unit=CHANNELS,
         what="the weights of one input channel",
+        without=WITHOUT_CHANNELS,
     ),
 )
 
@@ -97,18 +106,13 @@ RANGE = "times the noise with finer scales"
 _GRANULARITIES = tuple(way for way in _REMEDIES if way not in (X_HIGH, W_HIGH))
 #: A granularity is recommended from this cut of the noise; else the operand stays as it was.
 _WORTHWHILE = 1.5
-#: An outlier does harm where its layer's output is this many times as noisy as that of the median
-#: other layer: transformers have tokens and channels far above the rest, and live with them.
-NOISIER = 2.5
-#: Or where this share of the output's energy is noise, 10 dB, however noisy the others are.
-LOUD = 0.1
 
 
 class Outliers:
     """Reads moments of inputs and weights, and what remedies do to the noise of outputs.
 
-    Where the largest channel or token of an operand is out of line, the layer's output is noisier
-    than that of other layers, and finer scales would cut the noise, it says which and by how much.
+    Where the largest channel or token of an operand is out of line, and the layer would do better
+    without it by what shows in the model, it says which and by how much.
     """
 
     name = NAME
@@ -117,23 +121,13 @@ class Outliers:
     def analyze(self, records: Sequence[Record]) -> list[Finding]:
         """One finding a layer and kind of outlier."""
         moments, errors = Measured(records, MOMENTS), Measured(records, ERROR)
-        noise = {place.site: errors.at(place) for place in errors.places()}
+        noise = NoiseByLayer({place.site: errors.at(place) for place in errors.places()})
         found: list[Finding] = []
-        for site, values in noise.items():
-            if not _harmed(site, noise):
-                continue
-            outliers = [_finding(site, one) for one in _found(site, moments, values)]
+        for site in noise.sites:
+            outliers = [_finding(site, one) for one in _found(site, moments, noise)]
             odd = any(Role.INPUT in one.roles for one in outliers)
-            found += [*outliers, *(() if odd else _range(site, moments, values))]
+            found += [*outliers, *(() if odd else _range(site, moments, noise))]
         return found
-
-
-def _harmed(site: str, noise: Mapping[str, Mapping[str, float]]) -> bool:
-    """Whether a layer's output is noisier than usual in its model, or very noisy by itself."""
-    key = f"{INTENDED}.noise_share"
-    others = [values[key] for path, values in noise.items() if path != site and key in values]
-    mine = noise[site].get(key, 0.0)
-    return not others or mine >= min(LOUD, NOISIER * median(others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +136,15 @@ class _Outlier:
     size: float
     n: int
     noise: float
+    #: The noise that the layer would have without the outlier.
+    without: float
     way: str
     #: The noise that the remedy leaves.
     left: float
 
 
-def _found(site: str, moments: Measured, values: Mapping[str, float]) -> Iterator[_Outlier]:
-    shares = _shares(values)
-    if INTENDED not in shares:
-        return
+def _found(site: str, moments: Measured, noise: NoiseByLayer) -> Iterator[_Outlier]:
+    shares = noise.shares(site)
     sizes = {kind: _size(site, moments, kind) for kind in KINDS}
     told: set[Role] = set()
     # One token that holds all the energy is in some channel too, and the other way round: the
@@ -159,22 +153,20 @@ def _found(site: str, moments: Measured, values: Mapping[str, float]) -> Iterato
         size, n = sizes[kind], moments.value(site, kind.role, "n")
         if size is None or n is None or size < kind.limit or kind.role in told:
             continue
-        told.add(kind.role)
-        if shares[INTENDED] < kind.gain * min(_granular(shares).values(), default=0.0):
+        measured = {INTENDED, kind.without} <= shares.keys()
+        if not measured or not noise.shows(site, kind.without):
             continue
+        told.add(kind.role)
         way, left = _remedy(shares, kind.role)
-        yield _Outlier(kind=kind, size=size, n=int(n), noise=shares[INTENDED], way=way, left=left)
+        yield _Outlier(
+            kind=kind, size=size, n=int(n), noise=shares[INTENDED], without=shares[kind.without],
+            way=way, left=left,
+        )  # fmt: skip
 
 
-def _shares(values: Mapping[str, float]) -> dict[str, float]:
-    """Noise over the output's energy, of each way to quantize the layer."""
-    ending = ".noise_share"
-    return {k.removesuffix(ending): v for k, v in values.items() if k.endswith(ending)}
-
-
-def _range(site: str, moments: Measured, values: Mapping[str, float]) -> Iterator[Finding]:
+def _range(site: str, moments: Measured, noises: NoiseByLayer) -> Iterator[Finding]:
     """Finer scales of the input would be worth a bit and more: few values set the scale of all."""
-    shares = _shares(values)
+    shares = noises.shares(site)
     largest, usual = (moments.value(site, Role.INPUT, key) for key in ("absmax", "std"))
     n = moments.value(site, Role.INPUT, "n")
     needed = {INTENDED, AS_IT_IS, X_HIGH} <= shares.keys()
@@ -184,7 +176,7 @@ def _range(site: str, moments: Measured, values: Mapping[str, float]) -> Iterato
     if not noise or shares[AS_IT_IS] > _OWN_NOISE * noise or shares[X_HIGH] * A_BIT > noise:
         return
     way = next((way for way in _FINER if shares.get(way, noise) * A_BIT <= noise), None)
-    if way is None or not shares[way]:
+    if way is None or not shares[way] or not noises.shows(site, way):
         return
     cut = noise / shares[way]
     yield Finding(
@@ -256,7 +248,8 @@ def _finding(site: str, found: _Outlier) -> Finding:
         analyzer=NAME,
         claim=(
             f"{kind.what} of {site} is {found.size:.3g} {kind.unit}; quantization puts noise of "
-            f"{found.noise:.2%} into the output's energy, and {found.left:.2%} with the remedy"
+            f"{found.noise:.2%} into the output's energy, {found.without:.2%} without it, "
+            f"{found.left:.2%} with the remedy"
         ).replace(" of the input of ", " of the input at "),
         cause=kind.cause,
         severity=severity(None, unscored=Severity.WARN),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qprobe.errors import InputError
 from qprobe.probes.base import Field, SiteView
 from qprobe.probes.operands import wanted
+from qprobe.probes.outlying import outlying_channels, outlying_tokens
 from qprobe.quant import catalogue
 from qprobe.quant.formats import BlockFormat, IntFormat
 from qprobe.quant.hadamard import SIZE
@@ -31,6 +32,9 @@ INTENDED = "intended"
 X_HIGH, W_HIGH = "x_high", "w_high"
 ROTATED = "rotated"
 SMOOTHED = "smoothed"
+#: By the book, what the channels or tokens that are out of line carry being left to high precision.
+WITHOUT_CHANNELS, WITHOUT_TOKENS = "without_channels", "without_tokens"
+_WITHOUT = frozenset({WITHOUT_CHANNELS, WITHOUT_TOKENS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,8 @@ class OutputError:
 
     The input and the weight of one call are multiplied in high precision and once a *way*: as it
     is (the layer's own quantizer), as intended (what the recipe says), with one operand in high
-    precision, rotated, smoothed, and with integer scales of other granularities. Of each::
+    precision, rotated, smoothed, with integer scales of other granularities, and as intended but
+    for the channels, or the tokens, that are out of line, which go in high precision. Of each::
 
         noise_share   Σ ‖Δy‖² / Σ ‖y − mean of its channel‖², y as the layer passes it on
         loss_change   mean over samples of ⟨g, Δy⟩: what the loss changes by, to first order
@@ -174,8 +179,11 @@ class _Call:
         exact = self._product(self.x.to(wide), self.w.to(wide), high)
         noises, firsts, seconds = [], [], []
         for way, setup in self.ways.items():
-            x, w = self._smoothed() if way == SMOOTHED else (self.x, self.w)
-            change = (self._product(x, w, setup).to(wide) - exact).double()
+            x, w = self._operands(way)
+            made = self._product(x, w, setup).to(wide)
+            # What was left out is exact, so only the rest differs.
+            whole = self._product(x.to(wide), w.to(wide), high) if way in _WITHOUT else exact
+            change = (made - whole).double()
             felt = (change * self.g.double()).flatten(1).sum(1)
             noises.append(change.square().sum())
             firsts.append(felt.sum())
@@ -199,6 +207,18 @@ class _Call:
         rows = tokens.reshape(-1, tokens.shape[-1])
         return rows - rows.mean(0)
 
+    def _operands(self, way: str) -> tuple[Tensor, Tensor]:
+        """Input and weight as a way takes them."""
+        if way == SMOOTHED:
+            return self._smoothed()
+        if way == WITHOUT_CHANNELS:
+            kept = ~outlying_channels(self.x, self.w, self.channels)
+            x = torch.where(self.channels.on_input(kept), self.x, 0.0)
+            return x, self.channels.scaled_inputs(self.w, kept.to(self.w.dtype))
+        if way == WITHOUT_TOKENS:
+            return torch.where(outlying_tokens(self.x, self.channels.space), 0.0, self.x), self.w
+        return self.x, self.w
+
     def _smoothed(self) -> tuple[Tensor, Tensor]:
         """Factors that halve, in octaves, what channels of x and of w differ by: the product stays.
 
@@ -218,6 +238,7 @@ def ways(setup: Setup, kernel: Kernel) -> dict[str, Setup]:
     """The ways to quantize a layer that are compared, by name; the first two always."""
     recipe = setup.recipe
     found = {AS_IT_IS: setup, INTENDED: Setup(recipe=recipe)}
+    found |= dict.fromkeys((WITHOUT_CHANNELS, WITHOUT_TOKENS), found[INTENDED])
     gemm = recipe.fprop
     plain = Gemm(a=gemm.a, b=gemm.b)
     if isinstance(gemm.a, QuantSpec):

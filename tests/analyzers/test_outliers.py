@@ -8,7 +8,9 @@ from qprobe.records.schema import Cause, Record, Role, Severity
 
 def of(site="fc", noise=0.1, **sizes):
     """Records of a layer: sizes of its largest channel, token and weight, ways by their noise."""
-    ways = {"intended": noise, **sizes.pop("ways", {"smoothed": noise / 2, "x_high": noise / 3})}
+    without = {"without_channels": noise / 5, "without_tokens": noise / 4}
+    other = sizes.pop("ways", {"smoothed": noise / 2, "x_high": noise / 3})
+    ways = {"intended": noise, **without, **other}
     sizes = {"channel": 1.0, "token": 1.0, "weight": 1.0, **sizes}
     values = [
         ("input", "moments", "channel_std_max", sizes["channel"] * 3.0),
@@ -57,25 +59,20 @@ def test_a_channel_that_varies_more_and_is_no_larger_is_no_outlier():
     assert found(channel=30.0, largest=3.0) == []
 
 
-def test_outliers_that_no_granularity_minds_are_none():
-    assert found(channel=20.0, ways={"smoothed": 0.095}) == []
-    assert len(found(channel=20.0, ways={"smoothed": 0.09})) == 1
+def test_an_outlier_is_told_where_the_layer_would_do_better_without_it():
+    others = [one for site in "abc" for one in of(site, 0.02)]
+    for left, told in [(0.029, 1), (0.031, 0)]:  # of 0.05: the others have 0.02
+        mine = of(noise=0.05, channel=20.0, ways={"without_channels": left})
+        assert len(Outliers().analyze(others + mine)) == told
+        token = of(noise=0.05, token=20.0, ways={"without_tokens": left})
+        assert len(Outliers().analyze(others + token)) == told
 
 
-def test_an_outlier_that_does_not_harm_its_layer_more_than_others_are_harmed_is_none():
-    others = [
-        one
-        for site, noise in zip("abc", (0.01, 0.02, 0.03), strict=True)
-        for one in of(site, noise)
-    ]
-    quiet, usual, loud = (of(noise=noise, token=20.0) for noise in (0.019, 0.049, 0.051))
-    assert [len(Outliers().analyze(others + one)) for one in (quiet, usual, loud)] == [0, 0, 1]
-
-
-def test_an_outlier_that_leaves_much_noise_is_told_however_noisy_the_others_are():
-    others = [one for site in "abc" for one in of(site, 0.3)]
-    assert len(Outliers().analyze(others + of(noise=0.11, token=20.0))) == 1
-    assert Outliers().analyze(others + of(noise=0.09, token=20.0)) == []
+def test_what_is_told_is_what_does_harm_not_what_is_largest():
+    ways = {"without_tokens": 0.1, "without_channels": 0.01}
+    (one,) = found(noise=0.1, token=30.0, channel=20.0, ways=ways)
+    assert one.unit == CHANNELS
+    assert "10.00% into the output's energy, 1.00% without it" in one.claim
 
 
 @pytest.mark.parametrize(
@@ -95,6 +92,9 @@ def test_the_remedy_is_the_one_that_leaves_least(ways, remedy, left):
 
 def test_what_was_not_measured_is_not_guessed():
     assert Outliers().analyze([]) == []
+    for lacking in ("intended", "without_channels"):
+        some = [one for one in of(channel=20.0) if one.key != f"{lacking}.noise_share"]
+        assert Outliers().analyze(some) == []
     without = [one for one in of(channel=20.0) if one.probe != "output_error"]
     assert Outliers().analyze(without) == []
     assert Outliers().analyze([one for one in of(channel=20.0) if one.probe != "moments"]) == []

@@ -87,10 +87,47 @@ def test_the_ways_are_those_that_the_recipe_leaves():
         recipe = QuantRecipe(name="r", fprop=Gemm(**fprop), summary="s", reference="r")
         return set(ways(Setup(recipe=recipe), kernel))
 
-    both = {"as_it_is", "intended", "x_high", "w_high", "smoothed"}
+    always = {"as_it_is", "intended", "without_channels", "without_tokens"}
+    both = always | {"x_high", "w_high", "smoothed"}
     assert names(a=blocks, b=blocks) == both | {"rotated"}
     assert names(a=blocks, b=blocks, hadamard=16) == both
-    assert names(b=blocks) == {"as_it_is", "intended", "w_high"}
+    assert names(b=blocks) == always | {"w_high"}
+
+
+def test_without_its_channel_a_layer_has_the_noise_of_a_layer_without_it():
+    layer, x, g = layers("int4-tensor")
+    found = measured(layer, x, g)
+    others = [k for k in range(16) if k != 3]
+    small = nn.Sequential(nn.Conv2d(15, 8, 3, padding=1))
+    with torch.no_grad():
+        small[0].weight.copy_(layer[0].weight[:, others])
+        small[0].bias.zero_()
+    plain = copy.deepcopy(small)
+    convert(small, "int4-tensor", layers="all")
+    with torch.no_grad():
+        noise = (small(x[:, others]) - plain(x[:, others])).double().square().sum()
+        y = layer(x).double()
+    signal = (y - y.mean((0, 2, 3), keepdim=True)).square().sum()
+    assert found["without_channels.noise_share"] == pytest.approx(float(noise / signal), rel=1e-3)
+    assert found["without_channels.noise_share"] < found["intended.noise_share"] / 10
+
+
+def test_without_its_token_a_layer_has_the_noise_of_the_other_tokens():
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(32, 8))
+    convert(layer, "int4-tensor", layers="all")
+    x = torch.randn(4, 9, 32)
+    x[:, 5] *= 40.0
+    found = measured(layer, x, torch.randn(4, 9, 8))
+    plain = copy.deepcopy(layer)
+    override(plain, {"0": "bf16"})
+    others = [k for k in range(9) if k != 5]
+    with torch.no_grad():
+        noise = (layer(x[:, others]) - plain(x[:, others])).double().square().sum()
+        y = layer(x).double()
+    signal = (y - y.mean((0, 1), keepdim=True)).square().sum()
+    assert found["without_tokens.noise_share"] == pytest.approx(float(noise / signal), rel=1e-3)
+    assert found["without_tokens.noise_share"] < found["intended.noise_share"] / 10
 
 
 def test_a_layer_in_high_precision_is_not_looked_at():
