@@ -65,7 +65,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> int:
-    """Find the layers that fail in four bits, say why, and what helps.
+    """Find the layers that fail in four bits, why, and what helps.
 
     INPUT is a checkpoint of `qprobe train`, whose model and data are rebuilt, or weights: a state
     dict, .safetensors, packed. Ctrl-C keeps what was measured; the same command goes on.

@@ -35,7 +35,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
     run: str | PathLike[str] | RunWriter | None = None,
     probes: str | Sequence[str | Probe] = DEFAULT,
     *,
-    every: int = 10,
+    every: int = Every().interval,
     sites: str | Iterable[str | Site] | None = None,
     schedule: Mapping[str, Schedule | int] | None = None,
     budget: str | float | None = None,
