@@ -115,12 +115,15 @@ class _Order:
 
 
 def _measured(run: RunReader) -> dict[Column, Series]:
-    return {
-        column: series
-        for column, series in run.select()
-        if column.probe != "session"
-        and not (column.probe == "training" and column.key.endswith("_s"))
-    }
+    return {column: series for column, series in run.select() if not _clocked(column)}
+
+
+def _clocked(column: Column) -> bool:
+    """Whether a value is a time, in seconds or in passes of the model, or the session's own."""
+    if column.probe == "training":
+        return column.key.endswith("_s")
+    in_passes = column.probe == "dequantization" and column.key.startswith("passes.")
+    return in_passes or column.probe == "session"
 
 
 def _common(

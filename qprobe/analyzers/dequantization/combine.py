@@ -5,6 +5,7 @@ from itertools import combinations
 
 from qprobe.analyzers.dequantization.emit import interval, record
 from qprobe.analyzers.dequantization.measurement import Measurement
+from qprobe.inference import Interval
 from qprobe.records.schema import Record
 
 #: What is between the two sites of a pair.
@@ -18,7 +19,8 @@ def kinds(m: Measurement) -> Iterator[Record]:
     by_kind: dict[str, list[str]] = {}
     for path, layer in m.layers.items():
         by_kind.setdefault(layer.kind, []).append(path)
-    if not m.search.cumulative or len(by_kind) < 2 or m.known.values("kind.cumulative"):
+    measured = len(m.known.entries("kind.cumulative")) == len(by_kind)
+    if not m.search.cumulative or len(by_kind) < 2 or measured:
         return
     with m.clock.part("kinds"):
         alone = m.gains({kind: m.variant(paths) for kind, paths in by_kind.items()})
@@ -43,8 +45,11 @@ def cumulative(m: Measurement) -> Iterator[Record]:
     """
     chosen: list[str] = []
     waiting = m.best(m.search.cumulative + TRIED)
-    if m.known.entries("cumulative"):
-        return
+    for best, left in _before(m):
+        chosen.append(best)
+        waiting = [path for path in waiting if path != best]
+        if left.low <= 0.0:
+            return
     while waiting and len(chosen) < m.search.cumulative:
         tried = waiting[:TRIED] if chosen else waiting[:1]
         with m.clock.part("cumulative"):
@@ -60,6 +65,15 @@ def cumulative(m: Measurement) -> Iterator[Record]:
         yield from interval(best, "cumulative.left", left, step=step)
         if left.low <= 0.0:
             return  # what is left of the gap may be nothing
+
+
+def _before(m: Measurement) -> Iterator[tuple[str, Interval]]:
+    """What an interrupted measurement has chosen, each with what was left; whole steps only."""
+    for one in sorted(m.known.entries("cumulative"), key=lambda entry: entry.step):
+        left = m.known.interval("cumulative.left", one.site, step=one.step)
+        if left is None:
+            return
+        yield one.site, left
 
 
 def pairs(m: Measurement) -> Iterator[Record]:

@@ -73,7 +73,9 @@ def attribution(m: Measurement) -> Iterator[Record]:
         for path, layer in m.layers.items()
         if isinstance(layer.module, QuantizedLayer) and products(layer.module.recipe)
     }
-    if not layers or not m.search.gradients or m.known.values("lost_decrease"):
+    # A part of the layers may be there; what is written at the end says that all are.
+    done = m.known.value("passes.gradients") is not None
+    if not layers or not m.search.gradients or done:
         return
     with m.clock.part("gradients"):
         sums = _over_batches(m, layers)
