@@ -30,7 +30,7 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
         str | None, typer.Option("--to", help=f"Write the configuration of a tool: {_TOOLS}.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for --to; standard output if not given.")
+        Path | None, typer.Option("--out", "-o", help="File for --to; else standard output.")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="The recipe, where the file does not say it.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from qprobe import checkpoints
 from qprobe.engine import checkpoint, data
 from qprobe.engine.config import Precision, TrainConfig
 from qprobe.engine.optimizers import optimizer, schedule
@@ -102,7 +103,7 @@ def reopen(path: Path) -> Workbench:
     """The training that wrote a checkpoint, with its weights: model, recipe, data and split."""
     state = checkpoint.load(path)
     bench = prepare(TrainConfig.of(state["config"]))
-    bench.model.load_state_dict(state["model"])
+    checkpoints.load_into(bench.model, checkpoints.open(path))  # names what does not fit
     return bench
 
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from qprobe.errors import InputError
 
+_LAYERS = re.compile(r"(\d+)(?:\s*layers?)?")
 _PERCENT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*%")
 
 
@@ -44,14 +45,15 @@ Goal: TypeAlias = KeepShare | KeepLayers | Target
 
 
 def keep(text: str) -> KeepShare | KeepLayers:
-    """A budget as people write it: ``5%`` of the parameters, or ``3`` layers.
+    """A budget as people write it: ``5%`` of the parameters, or ``3 layers``, or ``3``.
 
-    >>> keep("5%"), keep("3")
+    >>> keep("5%"), keep("3 layers")
     (KeepShare(share=0.05), KeepLayers(layers=3))
     """
-    if text.strip().isdecimal() and int(text) > 0:
-        return KeepLayers(int(text))
-    return KeepShare(_share(text, "--keep", "5% of the parameters, or 3 for three layers"))
+    layers = _LAYERS.fullmatch(text.strip())
+    if layers and int(layers[1]) > 0:
+        return KeepLayers(int(layers[1]))
+    return KeepShare(_share(text, "--keep", "5% of the parameters, or a number of layers"))
 
 
 def target(text: str) -> Target:

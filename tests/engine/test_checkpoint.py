@@ -161,3 +161,21 @@ def test_the_best_checkpoint_alone_rebuilds_the_model_and_its_score(arch, small,
     assert evaluate(
         bench.model, bench.validation, bench.device, show=False
     ).pooled()["auprc"] == result.best_score  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.pop("head.weight"), "lacks head.weight of the model"),
+        (lambda model: model.update({"other": torch.ones(2)}), "the model has no other of"),
+        (lambda model: model.update({"head.weight": torch.ones(3, 3)}),
+         r"has head.weight \[3, 3\] where the model has \["),
+    ],
+)  # fmt: skip
+def test_weights_of_another_model_are_refused_by_name(change, message, small, tmp_path):
+    train(small(arch="cnn", epochs=1), tmp_path / "run")
+    state = dict(checkpoint.load(tmp_path / "run" / "best.pt"))
+    change(state["model"])
+    checkpoint.save(tmp_path / "odd.pt", state)
+    with pytest.raises(InputError, match=message):
+        reopen(tmp_path / "odd.pt")

@@ -11,13 +11,15 @@ from qprobe.plan.goal import KeepLayers, KeepShare, Target, keep, target
         (" 0.5 % ", KeepShare(0.005)),
         ("100%", KeepShare(1.0)),
         ("7", KeepLayers(7)),
+        ("3 layers", KeepLayers(3)),
+        ("1layer", KeepLayers(1)),
     ],
 )
 def test_budgets(text, goal):
     assert keep(text) == goal
 
 
-@pytest.mark.parametrize("text", ["", "0%", "101%", "-5%", "0", "5,0%", "five", "nan%", "1e1%"])
+@pytest.mark.parametrize("text", ["", "0%", "101%", "-5%", "0", "5,0%", "five", "nan%", "1e1%", "0 layers", "3 of"])
 def test_what_is_no_budget_is_refused(text):
     with pytest.raises(InputError, match="--keep takes a percentage"):
         keep(text)
