@@ -51,6 +51,11 @@ class Recipes:
         return sorted(found, key=lambda one: -list(Severity).index(one.severity))
 
 
+def undecided(one: Finding) -> bool:
+    """Whether a comparison has too few pairs to answer."""
+    return f": {Verdict.TOO_FEW_PAIRS} (" in one.claim
+
+
 def _of_group(group: str, metric: str, scores: Scores) -> Iterator[Finding]:
     if BASELINE not in scores:
         return
@@ -79,11 +84,11 @@ def _of_group(group: str, metric: str, scores: Scores) -> Iterator[Finding]:
 def _says(metric: str, effect: Effect) -> str:
     apart = effect.difference
     pairs = f"{apart.n} pair{'s' if apart.n > 1 else ''}"
-    parts = [f"{metric} {apart.estimate:+.4f}"]
+    parts = [f"{metric} {apart.estimate:+.3g}"]
     if apart.low is None or apart.high is None:
         parts.append(f"n = {apart.n}, no interval")
     else:
-        parts.append(f"[{apart.low:+.4f}, {apart.high:+.4f}] over {pairs}")
+        parts.append(f"[{apart.low:+.3g}, {apart.high:+.3g}] over {pairs}")
     parts.append(f"p {effect.p_holm:.3f} after Holm")
     if effect.ratio is not None:
         parts.append(f"{effect.ratio.estimate:.1%} of bf16")

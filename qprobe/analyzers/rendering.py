@@ -31,7 +31,7 @@ def render(seen: View, title: str, file: Path | None) -> RenderableType:
         if len(rows) > ROWS:
             where = "records" if file is None else file
             parts.append(Text(f"{len(rows) - ROWS} more are in {where}.", style="dim"))
-    lines = [*seen.caveats, *(f"Not measured: {one}." for one in seen.not_measured)]
+    lines = [*seen.caveats, *_not_measured(seen)]
     if lines:
         parts += [Text(""), *(Text(line, style="dim") for line in lines)]
     if file is not None:
@@ -39,6 +39,14 @@ def render(seen: View, title: str, file: Path | None) -> RenderableType:
         commands = [Text(line, no_wrap=True, overflow="ignore") for line in _next(seen, file)]
         parts += [Text(""), *commands]
     return Group(*parts)
+
+
+def _not_measured(seen: View) -> Iterator[str]:
+    """One sentence: who did not measure, and in brackets why."""
+    parts = (one.partition(": ") for one in seen.not_measured)
+    told = [f"{names} ({why})" if why else names for names, _, why in parts]
+    if told:
+        yield f"Not measured: {'; '.join(told)}."
 
 
 def as_json(seen: View, findings: Sequence[Finding], facts: Mapping[str, Any]) -> str:
@@ -51,24 +59,34 @@ def _layers(rows: Sequence[Row]) -> list[RenderableType]:
     """A table where layers have a cost or a place, sentences where a statistic found them."""
     if all(row.cost is None and not row.found.startswith("screened") for row in rows):
         return [part for row in rows for part in _sentences(row)]
-    verified = any(row.verified for row in rows)
+    columns = {
+        "layer": [Text(row.site or "the model", style=_STYLES[row.severity]) for row in rows],
+        "costs": [Text(_cost(row)) for row in rows],
+        "cause": [Text(_cause(row)) for row in rows],
+        "remedy": [Text(row.remedy or "-") for row in rows],
+        "verified": [Text(row.verified or "not tried") for row in rows],
+    }
+    if not any(row.verified for row in rows):
+        del columns["verified"]
+    for name in ("cause", "remedy"):  # of layers that were only screened nothing is known
+        if all(cell.plain == "-" for cell in columns[name]) and not any(row.cost for row in rows):
+            del columns[name]
     table = Table(box=None, pad_edge=False)
-    for name in ("layer", "costs", "cause", "remedy", *(["verified"] if verified else [])):
+    for name in columns:
         table.add_column(name, overflow="fold", min_width=len(name))
-    for row in rows:
-        cells = [
-            Text(row.site or "the model", style=_STYLES[row.severity]),
-            Text(_cost(row)),
-            Text(_cause(row)),
-            Text(row.remedy or "-"),
-        ]
-        table.add_row(*cells, *([Text(row.verified or "not tried")] if verified else []))
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return [table]
 
 
 def _sentences(row: Row) -> Iterator[RenderableType]:
-    yield Text(row.site or "the model", style=_STYLES[row.severity] or "bold")
-    yield Padding(Text(row.found), (0, 0, 0, 2))
+    """What was found, with the name of the layer before it unless it is named there."""
+    style = _STYLES[row.severity] or "bold"
+    found = Text(row.found)
+    if not (row.site and found.highlight_words([row.site], style)):
+        yield Text(row.site or "the model", style=style)
+        found.pad_left(2)
+    yield found
     known = row.cause is not Cause.NOT_EXPLAINED or row.ruled_out
     yield Padding(Text(f"{_cause(row)}: {row.remedy}" if known else row.remedy), (0, 0, 0, 2))
 

@@ -3,6 +3,7 @@
 Everything here is read from records and findings, so it can be told again from the file.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from qprobe.analyzers.analysis import not_measured
 from qprobe.analyzers.dequantization.emit import Measured
 from qprobe.analyzers.observation import NO_SITE
 from qprobe.analyzers.recipes import PROBE as RECIPES
+from qprobe.analyzers.recipes import undecided
 from qprobe.analyzers.short_run_findings import PROBE as SHORT_RUN
 from qprobe.analyzers.suspects import of_training
 from qprobe.analyzers.verification_findings import HIGH, best, recoveries
@@ -23,6 +25,8 @@ _LOOKED_FOR = (
     ("output_error", "outliers", "outliers"),
     ("attention_logits", "attention", "logits"),
 )
+#: A call that does what a remedy says: a row has no room for it, the finding keeps it.
+_CODE = re.compile(r": override\(model, \{.*?\}\)")
 #: Below this three decimals show nothing.
 _SMALL = 0.002
 
@@ -133,6 +137,9 @@ def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:
     what = (
         f"{len(findings)} comparison{'s' if len(findings) > 1 else ''} of recipes in {about.title}"
     )
+    open_ = sum(undecided(one) for one in findings)
+    if not worse and open_:
+        return f"Too few pairs to say in {open_} of {what}: {findings[0].remedy}."
     if not worse:
         return f"No problem found in {what}."
     return f"{len(worse)} of {what} surely lose score: {worse[0].claim}."
@@ -260,12 +267,14 @@ def _remedy(
     if tried:
         return f"keep in {HIGH}", "no 4-bit remedy helps surely"
     if findings:
-        return findings[0].remedy, ""
+        return _CODE.sub("", findings[0].remedy), ""
     return (f"keep in {HIGH}" if costed else ""), ""
 
 
 def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> Iterator[str]:
-    yield from (f"{one.claim}." for one in findings if one.analyzer in (RECIPES, SHORT_RUN))
+    yield from (f"{one.claim}." for one in findings if one.analyzer == RECIPES)
+    ran = [one.claim for one in findings if one.analyzer == SHORT_RUN]
+    yield from (f"{claim[:1].upper()}{claim[1:]}." for claim in ran)
     gap, high = measured.interval("gap"), measured.interval("score.high_precision")
     if gap and high and not problem and gap.high >= CRITICAL_LOSS * abs(high.estimate):
         yield (
@@ -280,8 +289,8 @@ def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> 
     if tau is not None:
         trust = "can" if tau.low > 0.5 else "cannot"
         yield (
-            f"Screen and truth: Kendall's τ {tau.estimate:.2f} {limits(tau)} over {tau.n} layers; "
-            f"--quick {trust} be trusted here."
+            f"--quick {trust} be trusted on this model: its order of {tau.n} layers and the true "
+            f"one have Kendall's τ {tau.estimate:.2f} {limits(tau)}."
         )
     together = sorted(measured.entries("cumulative"), key=lambda one: one.step)
     if problem and len(together) > 1:

@@ -60,10 +60,12 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
             f"{opened.path} holds weights without their model, so {option} cannot be applied; "
             f"{_ADVICE}."
         )
+    name, index = opened.path.name, opened.path.name.partition(".index.json")
+    shards = f"{opened.path.resolve().parent.name}, {len(opened.source.files)} shards"
     return Given(
         inputs=Inputs(checkpoint=opened, lacking=f"weights alone; {_ADVICE}"),
-        label=Label(title=opened.path.name, source=opened.sha256),
-        place=opened.path.with_name(f"{opened.path.stem}-weights"),
+        label=Label(title=shards if index[1] else name, source=opened.sha256),
+        place=opened.path.with_name(f"{Path(index[0]).stem}-weights"),
         notes=opened.notes,
     )
 

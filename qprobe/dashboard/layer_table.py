@@ -18,8 +18,11 @@ Floats = NDArray[np.float64]
 _PART = re.compile(r"^(head|branch)\d+\.")
 #: What is no property of a single layer: branches, kinds and pairs of layers.
 _NO_LAYER: Final = ("kind.", "interaction", "cumulative")
-#: What is recorded of a training, a session or an analysis and names no layers, or counts pictures.
-_NO_PROBES: Final = ("training", "session", "analysis", "branch_energy", "attention_maps")
+#: What is recorded of a training, a session or an analysis and names no layers, counts pictures, or
+#: is of modules that hold layers.
+_NO_PROBES: Final = (
+    "training", "session", "analysis", "branch_energy", "attention_maps", "derivatives",
+)  # fmt: skip
 #: Both operands of the forward product, as the recipe takes them.
 _FORWARD: Final = ("fprop.x.sqnr_db", "fprop.w.sqnr_db")
 

@@ -25,7 +25,7 @@ from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.numerals import interval, plain
 from qprobe.dashboard.quality import Group, Question, histograms, quality
 from qprobe.errors import InputError
-from qprobe.records import Finding
+from qprobe.records import Finding, Severity
 
 #: Runs whose layers are drawn: those with findings or recoveries, the gravest first.
 _RUNS = 6
@@ -81,14 +81,18 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width"><title>qprobe report</title>'
         f"<style>{_STYLE}</style></head><body>"
-        f'<h1>qprobe report</h1><p class="note">{len(runs)} runs, {made}</p>'
+        f'<h1>{_title(runs)}</h1><p class="note">{_about(runs)}{made}</p>'
     )
-    groups = quality(library, runs, asked)
-    yield "<h2>Quality against the baseline</h2>"
-    yield _drawn(forest(groups, asked, dark=False), height(groups)) + _table(groups, asked)
+    if any(run.is_training for run in runs):  # an analysis is no training to compare
+        groups = quality(library, runs, asked)
+        yield "<h2>Quality against the baseline</h2>"
+        yield _drawn(forest(groups, asked, dark=False), height(groups)) + _table(groups, asked)
     yield "<h2>What fails</h2>"
     found = gravest_first(runs)
-    yield "".join(_finding(*one) for one in found) or "<p>Nothing was analyzed.</p>"
+    # What is said of the whole model comes before what is said of a layer.
+    whole = [one for one in found if not one[1].sites and one[1].severity is not Severity.INFO]
+    rest = [one for one in found if one not in whole]
+    yield "".join(_finding(*one) for one in (*whole, *rest)) or "<p>Nothing was found.</p>"
     yield from _predictions(library, runs)
     for run in sorted(runs, key=lambda one: -len(one.findings))[:_RUNS]:
         yield from _layers(library, run)
@@ -97,6 +101,21 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
         yield f"<h2>Files that cannot be read</h2><ul>{problems}</ul>"
     yield f'<script type="text/plain" id="plotly">{_packed(get_plotlyjs())}</script>'
     yield f"<script>{_UNPACK}</script></body></html>"
+
+
+def _title(runs: list[Run]) -> str:
+    """What was analyzed, where it is one thing."""
+    titles = {str(run.config["title"]) for run in runs if "title" in run.config}
+    single = len(runs) == 1 and len(titles) == 1
+    return escape(f"qprobe report: {titles.pop()}" if single else "qprobe report")
+
+
+def _about(runs: list[Run]) -> str:
+    if len(runs) != 1:
+        return f"{len(runs)} runs, "
+    layers = runs[0].config.get("layers")
+    told = (runs[0].recipe, layers and f"layers {layers}", runs[0].name)
+    return "".join(f"{escape(str(one))}, " for one in told if one)
 
 
 def _packed(script: str) -> str:
@@ -134,13 +153,13 @@ def _table(groups: list[Group], asked: Question) -> str:
 
 
 def _finding(run: Run, finding: Finding) -> str:
-    sites = ", ".join(f"<code>{escape(site)}</code>" for site in finding.sites)
-    effect = (
-        f"{plain(finding.effect)} {finding.unit} [{plain(finding.low)}, {plain(finding.high)}], "
-        f"n = {finding.n:,}"
-    )
+    sites = "".join(f"<code>{escape(site)}</code> " for site in finding.sites)
+    exact = finding.low == finding.high
+    within = "" if exact else f" [{plain(finding.low)}, {plain(finding.high)}]"
+    effect = f"{plain(finding.effect)} {finding.unit}{within}, n = {finding.n:,}"
     return (
-        f"<article><b>{escape(finding.severity)}: {escape(finding.claim)}</b><br>{sites}<br>"
+        f"<article><b>{escape(finding.severity)}: {escape(finding.claim)}</b><br>"
+        f"{sites and sites + '<br>'}"
         f"{escape(effect)}<br><b>Remedy.</b> {escape(finding.remedy)}<br>"
         f"<small>Control: {escape(finding.control)}. {escape(finding.analyzer)}, "
         f"{escape(run.name)}</small></article>"
@@ -163,8 +182,10 @@ def _layers(library: Library, run: Run) -> Iterator[str]:
         return
     yield f"<h2>Layers of {escape(run.name)}</h2>"
     if chosen:
-        drawn = fingerprint(table.only(table.sites, chosen), dark=False)
+        part = table.only(table.sites, chosen)
+        seen = [site for site, there in zip(part.sites, part.there, strict=True) if there.any()]
+        drawn = fingerprint(part.only(seen, chosen), dark=False)
         yield "<p class='note'>Rank within each measure: bright is worst.</p>" + _drawn(drawn, 440)
     if recovered:
-        unit = "share of the lost quality that the layer alone brings back"
+        unit = f"{run.config.get('score') or 'score'} that the layer alone brings back"
         yield _drawn(bars(recovered, unit, dark=False), bars_height(len(recovered)))

@@ -67,6 +67,26 @@ def test_layers_without_a_cost_are_sentences_and_no_text_is_markup():
     assert "  keep in bf16" in said  # no dash where nothing was asked for a cause
 
 
+def test_a_layer_that_its_finding_names_is_not_named_twice():
+    row = replace(ROW, site="model.fc", cost=None, share=None, found="7 of model.fc are NaN")
+    said = printed(replace(SEEN, rows=(row,)))
+    assert said.count("model.fc") == 1
+    assert "\n7 of model.fc are NaN\n" in said
+
+
+def test_layers_that_were_only_screened_have_no_empty_columns():
+    row = replace(ROW, cost=None, share=None, found="screened 1 of 8", remedy="")
+    said = printed(replace(SEEN, rows=(row,)))
+    assert "remedy" not in said
+    assert "cause" not in said
+    assert "cause" in printed(replace(SEEN, rows=(row, ROW)))
+
+
+def test_what_was_not_measured_is_one_sentence():
+    said = printed(replace(SEEN, not_measured=("x, y: why: so", "z: else")))
+    assert "Not measured: x, y (why: so); z (else)." in said
+
+
 def test_without_a_problem_only_what_warns_is_shown():
     quiet = replace(SEEN, problem=False, rows=(replace(ROW, severity=Severity.INFO),))
     assert "head" not in printed(quiet)

@@ -77,6 +77,20 @@ def test_a_layer_that_costs_nothing_and_is_only_noted_is_no_row():
     ]  # fmt: skip
 
 
+def test_a_row_has_the_remedy_in_words_and_no_code():
+    code = "keep it in high precision: override(model, {'head': 'bf16'}); or be finer"
+    (row,) = view(ABOUT, [*scored(), *HEAD], [replace(FOUND, remedy=code)]).rows
+    assert row.remedy == "keep it in high precision; or be finer"
+
+
+def test_whether_the_screen_can_be_trusted_comes_first():
+    for low, trust in ((-0.5, "cannot"), (0.6, "can")):
+        tau = interval("agreement", 0.7, low, 0.9)
+        (said,) = view(ABOUT, [*scored(), *HEAD, *tau], []).caveats
+        assert said.startswith(f"--quick {trust} be trusted on this model")
+        assert "Kendall's τ 0.70" in said
+
+
 @pytest.mark.parametrize(
     ("gains", "remedy", "verified"),
     [
@@ -102,8 +116,10 @@ def test_what_the_backward_products_lose_is_told_apart():
 
 
 def test_short_runs_and_recipes_are_told_in_sentences():
-    ran = replace(FOUND, analyzer="short_run", severity=Severity.INFO, claim="8 steps lower it")
-    assert "8 steps lower it." in view(ABOUT, [*scored(), *HEAD], [ran]).caveats
+    ran = replace(
+        FOUND, analyzer="short_run", severity=Severity.INFO, claim="verified: 8 steps lower it"
+    )
+    assert "Verified: 8 steps lower it." in view(ABOUT, [*scored(), *HEAD], [ran]).caveats
     about = Subtitle(title="runs", recipe=None, score=None)
     recipe = replace(FOUND, analyzer="recipes", sites=(), roles=(), claim="nvfp4 is worse")
     seen = view(about, [], [recipe])
@@ -113,6 +129,14 @@ def test_short_runs_and_recipes_are_told_in_sentences():
     assert seen.problem
     fine = view(about, [], [replace(recipe, severity=Severity.INFO)])
     assert fine.verdict == "No problem found in 1 comparison of recipes in runs."
+    few = replace(
+        recipe, severity=Severity.INFO, remedy="train more seeds",
+        claim="nvfp4 against bf16, cnn: too few pairs to say (auprc -0.1)",
+    )  # fmt: skip
+    assert view(about, [], [few]).verdict == (
+        "Too few pairs to say in 1 of 1 comparison of recipes in runs: train more seeds."
+    )
+    assert "nvfp4 against bf16" in view(about, [], [few]).caveats[0]
 
 
 def test_what_was_not_measured_is_joined_by_its_reason():
