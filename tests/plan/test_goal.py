@@ -19,7 +19,9 @@ def test_budgets(text, goal):
     assert keep(text) == goal
 
 
-@pytest.mark.parametrize("text", ["", "0%", "101%", "-5%", "0", "5,0%", "five", "nan%", "1e1%", "0 layers", "3 of"])
+@pytest.mark.parametrize(
+    "text", ["", "0%", "101%", "-5%", "0", "5,0%", "five", "nan%", "1e1%", "0 layers", "3 of"]
+)
 def test_what_is_no_budget_is_refused(text):
     with pytest.raises(InputError, match="--keep takes a percentage"):
         keep(text)
