@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qprobe.errors import InputError
+from qprobe.quant.fold import memory_order
 from qprobe.quant.formats import IntFormat
 from qprobe.quant.quantize import Operand, quantize_operand
 from qprobe.quant.recipe import Gemm, How, QuantRecipe, Source
@@ -144,6 +145,8 @@ class ConvKernel:
 
     def activations(self, x: Tensor) -> Tensor:
         channels = x.shape[1] // self._groups
+        if memory_order(tuple(x.shape), x.stride()) is None:
+            x = x.clone()  # keeps channels last where they are: other convolutions are much slower
         return x.view(x.shape[0], self._groups, channels, *x.shape[2:])
 
     def axes(self, role: Role) -> tuple[int, ...]:
