@@ -43,7 +43,8 @@ def fake_quantize(x: Tensor, largest: int, shared: tuple[int, ...]) -> Tensor:
     dense = x.permute(order).contiguous()
     out = torch.empty_like(dense)
     kernels = native.require()
-    scratch = torch.empty(kernels.integer_scratch(sizes[1], sizes[2], across), dtype=torch.float32)
+    floats = kernels.integer_scratch(sizes[1], sizes[2], across)
+    scratch = torch.empty(floats, dtype=torch.float32, device=x.device)
     kernels.integer_apply(
         *(dense.data_ptr(), out.data_ptr(), *sizes, across, largest, scratch.data_ptr())
     )

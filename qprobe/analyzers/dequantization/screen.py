@@ -65,15 +65,15 @@ def fisher(products: Floats) -> float:
 
 
 def screen(
-    subject: Subject, layers: Mapping[str, Layer], batches: Iterable[Any]
+    subject: Subject, layers: Mapping[str, Layer], batches: Iterable[Any] | None = None
 ) -> dict[str, Screened]:
-    """Screen ``layers`` on some ``batches``; the model is in evaluation mode.
+    """Screen ``layers`` on some batches, or all; the model is in evaluation mode.
 
     A layer to which no gradient came back has no entry.
     """
     sums: dict[str, dict[str, list[Floats]]] = {path: {} for path in layers}
     with _prepared(subject.model, layers) as watchers:
-        for batch in batches:
+        for batch in subject.batches() if batches is None else batches:
             with torch.enable_grad():
                 output = subject.forward(subject.model, batch)
                 losses = subject.loss(output, batch)
