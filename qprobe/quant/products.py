@@ -374,7 +374,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
     """The products; without gradients the forward one alone, which is then all there is to do."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return _multiply(x, w, kernel, setup)
+        return cast("Tensor", _multiply(x, w, kernel, setup))
     with without_autocast(x.device):
         operands = _fprop_operands(x, w, kernel, setup)
         return kernel.fprop(*_common(*operands)).to(x.dtype)

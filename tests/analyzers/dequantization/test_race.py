@@ -85,7 +85,7 @@ def test_the_budget_ends_it_after_the_first_lot():
 
 
 def test_each_look_leaves_a_share_of_the_lot():
-    """Of seven five see the second quarter, four the third, three the last, two batches of 6 each."""
+    """Of seven five see the second quarter, four the third, three the last: two batches each."""
     runner, _, table = race(
         dict.fromkeys(LAYERS, 0.0), dict.fromkeys(LAYERS, 1.0), affords=lambda lot: False
     )
