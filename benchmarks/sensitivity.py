@@ -1,6 +1,8 @@
 """Which five layers cost most in 4 bits: how many evaluations it takes, and who finds them.
 
-    python benchmarks/sensitivity.py [--quick] [--cases N] [--peers N] [--store FOLDER] [--json]
+    python benchmarks/sensitivity.py [--cases N] [--peers N] [--store FOLDER] [--json]
+    python benchmarks/sensitivity.py --timing [--store FOLDER]    # four cases anew, by part
+    python benchmarks/sensitivity.py --quick                      # only that everything runs
 
 The truth is the score recovered by each layer alone in high precision, with a paired bootstrap
 interval over patients, on all validation data. Ours is `qprobe.analyzers.dequantization`; beside it
@@ -18,9 +20,9 @@ the results of finished cases are kept there, and a run that was interrupted goe
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -29,7 +31,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from interleaved import machine, seconds
-from sensitivity_zoo import STEPS, Case, cases, keep_trained, subject
+from sensitivity_zoo import ARCHS, STEPS, Case, cases, keep_trained, subject
 from torch import Tensor
 
 from qprobe.analyzers.base import Subject
@@ -58,6 +60,8 @@ class Result:
     strictly: bool
     #: Whether the model lost anything beyond its interval.
     loss: bool
+    #: Passes by part, as ours counts them.
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def measured(one: Subject, search: Search, bounds: Bounds) -> Measured:
@@ -201,9 +205,20 @@ def run(case: Case, steps: int, peers: bool) -> list[Result]:
                 same=same,
                 strictly=strictly,
                 loss=loss,
+                parts=_parts(answer),
             )
         )
     return results
+
+
+def _parts(answer: object) -> dict[str, float]:
+    if not isinstance(answer, Measured):
+        return {}
+    return {
+        key.removeprefix("passes."): value
+        for key, value in ((key, answer.value(key)) for key in sorted(answer.keys()))
+        if key.startswith("passes.") and value is not None
+    }
 
 
 def _named(answer: object, truth: Truth) -> list[str]:
@@ -236,6 +251,17 @@ def table(results: list[Result]) -> list[str]:
     return lines
 
 
+def table_of_parts(results: list[Result]) -> list[str]:
+    """Passes of a whole model by part, median over cases, and of all of them together."""
+    names = list(dict.fromkeys(name for one in results for name in sorted(one.parts)))
+    lines = [f"| method | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
+    for method in dict.fromkeys(one.method for one in results if one.parts):
+        rows = [one.parts for one in results if one.method == method]
+        cells = [f"{median(row.get(name, 0.0) for row in rows):.2f}" for name in names]
+        lines.append(f"| {' | '.join([method, *cells])} |")
+    return lines
+
+
 def stored(path: Path | None, make: Callable[[], list[Result]]) -> list[Result]:
     """A finished case's results from the store, or made and put there."""
     if path is not None and path.is_file():
@@ -246,24 +272,37 @@ def stored(path: Path | None, make: Callable[[], list[Result]]) -> list[Result]:
     return results
 
 
+def asked(arguments: argparse.Namespace) -> Sequence[Case]:
+    """The cases to run; those that are timed are the natural ones of two recipes."""
+    if arguments.timing:
+        return [Case(arch, recipe) for recipe in ("int4-tensor", "nvfp4") for arch in ARCHS]
+    return cases(1 if arguments.quick else arguments.cases)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only show that everything runs")
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--peers", type=int, default=10, help="cases for methods of others too")
     parser.add_argument("--store", type=Path, help="folder of trained models and finished cases")
+    parser.add_argument("--timing", action="store_true", help="time four cases anew, by part")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    count, steps = (1, 2) if arguments.quick else (arguments.cases, STEPS)
+    steps = 2 if arguments.quick else STEPS
+    chosen = asked(arguments)
     results: list[Result] = []
     store = arguments.store
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
         keep_trained(store)
-    for number, case in enumerate(cases(count)):
-        path = None if store is None else store / f"{case} {steps}.json".replace(" ", "-")
-        peers = number < arguments.peers
+    for number, case in enumerate(chosen):
+        path = (
+            None
+            if store is None or arguments.timing
+            else store / f"{case} {steps}.json".replace(" ", "-")
+        )
+        peers = number < arguments.peers and not arguments.timing
         results += stored(path, partial(run, case, steps, peers))
         if not arguments.json:
             print(f"{case}: {', '.join(_short(r) for r in results if r.case == str(case))}")
@@ -271,7 +310,7 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "results": [asdict(r) for r in results]}))
         return
     print("\nMachine: " + ", ".join(f"{k} {v}" for k, v in machine().items()) + ".\n")
-    print("\n".join(table(results)))
+    print("\n".join([*table(results), "", *table_of_parts(results)]))
 
 
 def _short(one: Result) -> str:

@@ -24,6 +24,7 @@ from qprobe.engine.workbench import Workbench, prepare
 from qprobe.quant import override
 
 STEPS = 600
+ARCHS = ("swin", "vit")
 #: Images evaluated together, more than are trained together.
 EVALUATED = 48
 #: How much larger an outlier channel is than it was.
@@ -50,7 +51,7 @@ def cases(count: int) -> list[Case]:
     natural = [
         Case(arch, recipe)
         for recipe in ("int4-tensor", "int4-channel-token", "nvfp4")
-        for arch in ("swin", "vit")
+        for arch in ARCHS
     ]
     planted = [
         Case(arch, recipe, fault, seed)
@@ -61,7 +62,7 @@ def cases(count: int) -> list[Case]:
             ("int4-channel-token", "3 bits"),
             ("nvfp4", "outlier"),
         )
-        for arch in ("swin", "vit")
+        for arch in ARCHS
     ]
     return [*natural, *planted][:count]
 

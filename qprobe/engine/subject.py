@@ -72,6 +72,7 @@ def subject_of(
         score=PooledAuprc(),
         forward=_forward,
         groups=_patients,
+        first=_first,
         name=f"{bench.config.arch} {bench.config.size}",
     )
 
@@ -84,6 +85,15 @@ def _forward(model: nn.Module, batch: Any) -> Tensor:
 def _losses(output: Tensor, batch: Batch) -> Tensor:
     logits = output.float()
     return bce_tversky_per_image(logits, targets(logits, batch.mask.to(logits.device)))
+
+
+def _first(batch: Batch, samples: int) -> Batch:
+    return Batch(
+        image=batch.image[:samples],
+        mask=batch.mask[:samples],
+        patients=batch.patients[:samples],
+        samples=batch.samples[:samples],
+    )
 
 
 def _patients(batch: Batch) -> Sequence[str]:

@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 from qprobe.errors import InputError
 
-_ABI: Final = 3
+_ABI: Final = 4
 _LIBRARY: Final = "qprobe.native._kernels"
 
 
@@ -109,6 +109,10 @@ _SIGNATURES: Final = {
         *(_address, ctypes.c_int, _address, ctypes.c_int, _address, _address, _address),
         *(_size, _size, _size, _size),
     ],
+    "qprobe_integer_apply": [
+        *(_address, _address, _size, _size, _size),
+        *(ctypes.c_int, ctypes.c_float, _address),
+    ],
     "qprobe_summarise": [ctypes.POINTER(Observation)],
 }
 _OF_ROWS: Final = ("logit_error", "softmax_change")
@@ -130,6 +134,10 @@ class Kernels:
         self.group_max = library.qprobe_group_max
         self.nvfp4_scales = library.qprobe_nvfp4_scales
         self.e2m1_apply = library.qprobe_e2m1_apply
+        self.integer_apply = library.qprobe_integer_apply
+        self._integer_scratch = library.qprobe_integer_scratch
+        self._integer_scratch.argtypes = [_size, _size, ctypes.c_int]
+        self._integer_scratch.restype = _size
         self.summarise = library.qprobe_summarise
         self._scratch = library.qprobe_summary_scratch
         self._scratch.argtypes = [_size, _size]
@@ -140,6 +148,10 @@ class Kernels:
         self._attention_scratch = library.qprobe_attention_scratch
         self._attention_scratch.argtypes, self._attention_scratch.restype = [_size], _size
         self.instruction_set = self.select(InstructionSet.AVX512)
+
+    def integer_scratch(self, length: int, inner: int, across: bool) -> int:
+        """How many floats of scratch memory the scales of such a tensor need."""
+        return int(self._integer_scratch(length, inner, across))
 
     def summary_scratch(self, length: int, inner: int) -> int:
         """How many floats of scratch memory the summary of such a tensor needs."""

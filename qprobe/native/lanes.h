@@ -10,6 +10,7 @@
  */
 
 #define BLOCK 16 /* the common block; rows of other blocks take the plain loops */
+#define HALF 8
 #define GROUP 16 /* blocks worked on together */
 #define CHUNK (GROUP * BLOCK)
 
@@ -31,6 +32,23 @@ GROUP_ABSMAX(group_f32, uint32_t, 0x7FFFFFFFu, 0)
 GROUP_ABSMAX(group_bf16, uint16_t, 0x7FFFu, 16)
 #undef GROUP_ABSMAX
 
+/* The same of GROUP blocks of HALF, which is what eight channels make. */
+#define HALVES_ABSMAX(NAME_, BITS, MASK, SHIFT)                                              \
+  TARGET static void NAME(NAME_)(const BITS *restrict x, uint32_t *restrict out) {           \
+    BITS a[GROUP * 4], b[GROUP * 2];                                                         \
+    for (int i = 0; i < GROUP * 4; i++) {                                                    \
+      const BITS left = x[2 * i] & (MASK), right = x[2 * i + 1] & (MASK);                    \
+      a[i] = left > right ? left : right;                                                    \
+    }                                                                                        \
+    for (int i = 0; i < GROUP * 2; i++) b[i] = a[2 * i] > a[2 * i + 1] ? a[2 * i] : a[2 * i + 1]; \
+    for (int i = 0; i < GROUP; i++)                                                          \
+      out[i] = (uint32_t)(b[2 * i] > b[2 * i + 1] ? b[2 * i] : b[2 * i + 1]) << (SHIFT);     \
+  }
+
+HALVES_ABSMAX(halves_f32, uint32_t, 0x7FFFFFFFu, 0)
+HALVES_ABSMAX(halves_bf16, uint16_t, 0x7FFFu, 16)
+#undef HALVES_ABSMAX
+
 /* absmax of each block as float bits: integer order of |x| is its numerical order, NaN on top. */
 TARGET static void NAME(absmax_rows)(const void *x, int type, int64_t n, int64_t block, float *out) {
   uint32_t *bits = (uint32_t *)out;
@@ -43,6 +61,13 @@ TARGET static void NAME(absmax_rows)(const void *x, int type, int64_t n, int64_t
         NAME(group_f32)(wide + start, bits);
       else
         NAME(group_bf16)(half + start, bits);
+    }
+  if (block == HALF)
+    for (; start + GROUP * HALF <= n; start += GROUP * HALF, bits += GROUP) {
+      if (type == F32)
+        NAME(halves_f32)(wide + start, bits);
+      else
+        NAME(halves_bf16)(half + start, bits);
     }
   for (; start < n; start += block, bits++) {
     const int64_t stop = start + block < n ? start + block : n;
@@ -71,6 +96,7 @@ TARGET static void NAME(block_absmax)(const void *x, int type, int64_t outer, in
                                       int64_t inner, int64_t block, float *out) {
   const int64_t size = type == F32 ? 4 : 2;
   const int64_t blocks = (length + block - 1) / block;
+  if (inner == 1 && length < block) block = length; /* each row is one block, and a whole one */
   const char *p = (const char *)x;
   if (inner == 1 && length % block == 0) {
     NAME(absmax_rows)(p, type, outer * length, block, out);
@@ -134,6 +160,18 @@ TARGET static void NAME(whole_blocks)(const float *restrict x, float *restrict y
       for (int k = 0; k < BLOCK; k++) y[g * BLOCK + k] = NEAREST(x[g * BLOCK + k], e[g], v[g]);
 }
 
+/* CHUNK elements in blocks of HALF. */
+TARGET static void NAME(whole_halves)(const float *restrict x, float *restrict y, const uint32_t *restrict r,
+                                      const float *restrict e, const float *restrict v) {
+  if (r)
+    for (int g = 0; g < CHUNK / HALF; g++)
+      for (int k = 0; k < HALF; k++)
+        y[g * HALF + k] = STOCHASTIC(x[g * HALF + k], e[g], v[g], r[g * HALF + k]);
+  else
+    for (int g = 0; g < CHUNK / HALF; g++)
+      for (int k = 0; k < HALF; k++) y[g * HALF + k] = NEAREST(x[g * HALF + k], e[g], v[g]);
+}
+
 /* `n` elements of one block. */
 TARGET static void NAME(one_block)(const float *restrict x, float *restrict y, const uint32_t *restrict r,
                                    int64_t n, float e, float v) {
@@ -168,6 +206,9 @@ TARGET static void NAME(apply_rows)(const operand *t, int64_t at, int64_t n, int
   float wide[CHUNK], done[CHUNK];
   uint32_t noise[CHUNK];
   const int64_t end = at + n;
+  if (block == HALF)
+    for (; at + CHUNK <= end; at += CHUNK, e += CHUNK / HALF, v += CHUNK / HALF)
+      CHUNKWISE(at, CHUNK, NAME(whole_halves)(x, y, r, e, v));
   if (block == BLOCK)
     for (; at + CHUNK <= end; at += CHUNK, e += GROUP, v += GROUP)
       CHUNKWISE(at, CHUNK, NAME(whole_blocks)(x, y, r, e, v));
@@ -193,6 +234,7 @@ TARGET static void NAME(apply_columns)(const operand *t, int64_t at, int64_t n, 
 TARGET static void NAME(e2m1_apply)(const operand *t, const float *encode, const float *decode,
                                     int64_t outer, int64_t length, int64_t inner, int64_t block) {
   const int64_t blocks = (length + block - 1) / block;
+  if (inner == 1 && length < block) block = length; /* each row is one block, and a whole one */
   if (inner == 1 && length % block == 0) { /* no partial block: one long row */
     length *= outer;
     outer = 1;
@@ -211,5 +253,6 @@ TARGET static void NAME(e2m1_apply)(const operand *t, const float *encode, const
 
 #undef CHUNKWISE
 #undef BLOCK
+#undef HALF
 #undef GROUP
 #undef CHUNK

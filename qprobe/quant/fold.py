@@ -6,6 +6,7 @@ lies in memory, channels-last included, and the result lies in memory the same w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from torch import Tensor
@@ -77,26 +78,30 @@ def fold(x: Tensor, axis: Axis, block: int = 1) -> Folded:
     >>> fold(image, (0, 2, 3), 16).x.shape
     torch.Size([64, 64, 1])
     """
-    axes = resolve(x, axis)
-    order = _memory_order(x)
-    if order is None:
-        x = x.contiguous()
-        order = tuple(range(x.dim()))
-    run = _adjacent(order, axes)
-    if run != axes and prod(x.shape[a] for a in run) % block:
-        order = (*(a for a in order if a not in axes), *axes)
-        run = axes
+    order, middle = _plan(tuple(x.shape), x.stride(), resolve(x, axis), block)
     dense = x.permute(order).contiguous()
-    start = order.index(run[0]) if run else 0
-    middle = range(start, order.index(run[-1]) + 1 if run else 0)
     sizes = tuple(dense.shape)
-    outer, length = prod(sizes[:start]), prod(sizes[start : middle.stop])
+    outer, length = prod(sizes[: middle.start]), prod(sizes[middle.start : middle.stop])
     return Folded(
         x=dense.view(outer, length, prod(sizes[middle.stop :])),
         order=order,
         sizes=sizes,
         middle=middle,
     )
+
+
+@lru_cache(1024)  # a model's layers ask with the same few shapes in every step
+def _plan(
+    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], block: int
+) -> tuple[tuple[int, ...], range]:
+    """The order of the axes, and where in it the middle is."""
+    order = memory_order(shape, strides) or tuple(range(len(shape)))
+    run = _adjacent(order, axes)
+    if run != axes and prod(shape[a] for a in run) % block:
+        order = (*(a for a in order if a not in axes), *axes)
+        run = axes
+    start = order.index(run[0]) if run else 0
+    return order, range(start, order.index(run[-1]) + 1 if run else 0)
 
 
 def resolve(x: Tensor, axis: Axis) -> tuple[int, ...]:
@@ -113,27 +118,27 @@ def resolve(x: Tensor, axis: Axis) -> tuple[int, ...]:
     return axes
 
 
-def _memory_order(x: Tensor) -> tuple[int, ...] | None:
-    """The axes from slowest to fastest where ``x`` fills its memory, else ``None``."""
-    strides = x.stride()
-    order = tuple(sorted(range(x.dim()), key=lambda a: (-strides[a], a)))
+def memory_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes from slowest to fastest where a tensor fills its memory, else ``None``."""
+    order = tuple(sorted(range(len(shape)), key=lambda a: (-strides[a], a)))
     expected = 1
     for a in reversed(order):
-        if x.shape[a] == 1:
+        if shape[a] == 1:
             continue
         if strides[a] != expected:
             return None
-        expected *= x.shape[a]
-    return _with_units_in_place(x, order)
+        expected *= shape[a]
+    return _with_units_in_place(shape, order)
 
 
-def _with_units_in_place(x: Tensor, order: Sequence[int]) -> tuple[int, ...]:
+def _with_units_in_place(shape: tuple[int, ...], order: Sequence[int]) -> tuple[int, ...]:
     """Axes of size one have strides that mean nothing: keep them where indexing would have them."""
-    if all(x.shape[a] > 1 for a in order):
+    long = [a for a in order if shape[a] > 1]
+    if len(long) == len(order):
         return tuple(order)
-    if [a for a in order if x.shape[a] > 1] == [a for a in range(x.dim()) if x.shape[a] > 1]:
-        return tuple(range(x.dim()))
-    return (*(a for a in order if x.shape[a] == 1), *(a for a in order if x.shape[a] > 1))
+    if long == sorted(long):
+        return tuple(range(len(order)))
+    return (*(a for a in order if shape[a] == 1), *long)
 
 
 def _adjacent(order: Sequence[int], axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,6 +2,9 @@
 
 ``scale = max|x| / largest``, ``code = clamp(round(x · (1/scale)), ±largest)``, value
 ``code · scale``: the values of PyTorch's own ``fake_quantize_*``. Where all is zero the scale is 1.
+
+:func:`fake_quantize` has two implementations with the same bits: a C kernel
+(:mod:`qprobe.quant.integer_native`) and PyTorch.
 """
 
 from typing import NamedTuple
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qprobe.errors import InputError
+from qprobe.quant import integer_native
 from qprobe.quant.fold import Axis, resolve
 from qprobe.quant.formats import IntFormat
 from qprobe.quant.spec import Granularity, QuantSpec
@@ -96,5 +100,8 @@ def fake_quantize(x: Tensor, spec: QuantSpec, axis: Axis) -> Tensor:
     form = spec.format
     if not isinstance(form, IntFormat):
         raise TypeError(f"{form} is not an integer format")
-    s = scales(x, form, reduced_axes(x, spec.granularity, axis))
+    axes = reduced_axes(x, spec.granularity, axis)
+    if integer_native.usable(x):
+        return integer_native.fake_quantize(x, form.largest, axes)
+    s = scales(x, form, axes)
     return codes(x, form, s).mul_(s.scale)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qprobe.errors import InputError
+from qprobe.quant.fold import memory_order
 from qprobe.quant.formats import IntFormat
 from qprobe.quant.quantize import Operand, quantize_operand
 from qprobe.quant.recipe import Gemm, How, QuantRecipe, Source
@@ -144,6 +145,8 @@ class ConvKernel:
 
     def activations(self, x: Tensor) -> Tensor:
         channels = x.shape[1] // self._groups
+        if memory_order(tuple(x.shape), x.stride()) is None:
+            x = x.clone()  # keeps channels last where they are: other convolutions are much slower
         return x.view(x.shape[0], self._groups, channels, *x.shape[2:])
 
     def axes(self, role: Role) -> tuple[int, ...]:
@@ -359,7 +362,7 @@ def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A region in which nothing is cast, also on devices that know no autocast."""
-    if torch.amp.is_autocast_available(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -368,10 +371,19 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    """The products; without gradients the forward one alone, which is then all there is to do."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return cast("Tensor", _multiply(x, w, kernel, setup))
+    with without_autocast(x.device):
+        operands = _fprop_operands(x, w, kernel, setup)
+        return kernel.fprop(*_common(*operands)).to(x.dtype)
+
+
 @torch.compiler.disable(  # type: ignore[untyped-decorator, no-untyped-call]
     reason="qprobe's quantized layers run outside compiled graphs; compile without fullgraph=True."
 )
-def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+def _multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
     """The products, outside compiled graphs: their kernels are opaque to the compiler."""
     with without_autocast(x.device):
         return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ class Bounds:
     """How much may be used and how much is drawn."""
 
     #: Bytes for outputs to be replayed: half for the batch at hand, half for batches that wait.
+    #: Data that fit an eighth of it are kept besides, so that batches are made once.
     memory: int = 2**30
     #: Draws of the bootstrap, and the seed that pairs them.
     draws: int = 1000
@@ -98,6 +99,12 @@ class Evaluation:
             raise InputError("batches() of the subject gave no batch; give it validation data.")
 
     @torch.no_grad()
+    def run_once(self, batch: Any) -> None:
+        """Run the base on one batch for nothing but to warm up."""
+        with self._as_base():
+            self._run(batch)
+
+    @torch.no_grad()
     def evaluate(
         self, variants: Mapping[str, Variant], into: Mapping[str, Judged], stop: int | None = None
     ) -> None:
@@ -136,8 +143,9 @@ class Evaluation:
 
     @torch.no_grad()
     def disagreement(self, batch: Any, variants: Mapping[str, Variant]) -> str | None:
-        """The first variant whose replay on the first batch is not what a plain run gives."""
-        recording = self._recording(0, batch)
+        """The first variant whose replay on a batch is not what a plain run gives."""
+        with self._as_base():
+            recording = self._replay.record(partial(self._run, batch))
         for name, variant in variants.items():
             with variant.applied():
                 replayed = self._output(recording, variant, batch)

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import torch
 
@@ -9,6 +11,7 @@ from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization.clock import Clock
 from qprobe.analyzers.dequantization.emit import Measured, interval, record
 from qprobe.analyzers.dequantization.evaluation import Bounds, Evaluation, Judged
+from qprobe.analyzers.dequantization.held import Held
 from qprobe.analyzers.dequantization.layers import Layer, Variant, dequantized
 from qprobe.analyzers.dequantization.search import Search
 from qprobe.errors import InputError
@@ -17,6 +20,9 @@ from qprobe.records.schema import Record
 
 #: Layers at which replay is compared with a plain run before it is trusted.
 VERIFIED = 2
+#: Samples that the comparison takes, and the share of the memory that may hold the data.
+FEW = 4
+DATA = 1 / 8
 
 
 class Measurement:
@@ -29,12 +35,12 @@ class Measurement:
         asked: tuple[Search, Bounds],
         known: Measured,
     ) -> None:
-        self.subject = subject
+        self.subject = replace(subject, batches=Held(subject.batches, int(asked[1].memory * DATA)))
         self.layers = layers
         self.search, self.bounds = asked
         self.known = known
         self.clock = Clock.of(subject.model)
-        self.evaluation = Evaluation(subject, self.bounds)
+        self.evaluation = Evaluation(self.subject, self.bounds)
         #: The score of the model in high precision and as it is; known after :meth:`verified_base`.
         self.high: Replicates
         self.quantized: Replicates
@@ -44,12 +50,13 @@ class Measurement:
         self.recovered: dict[str, Interval] = known.intervals("recovery")
 
     def base(self) -> Iterator[Record]:
-        """M_fp, and how long one pass takes; the first batch is run once before, to warm up."""
+        """M_fp, and how long one pass takes; a first batch is run once before, to warm up."""
         plain = Evaluation(
             self.subject, replace(self.bounds, replay=False), self.variant(self.layers)
         )
         with self.clock.part("warm-up"):
-            plain.evaluate_base(stop=1)
+            for batch in islice(self.subject.batches(), 1):
+                plain.run_once(self._few(batch))
         with self.clock.part("base"):
             plain.evaluate_base()
         self.clock.unit = self.clock.seconds("base")
@@ -107,9 +114,13 @@ class Measurement:
                 f"{found.n}; start anew."
             )
 
+    def _few(self, batch: Any) -> Any:
+        """The first samples of a batch, or all where it cannot be divided."""
+        return batch if self.subject.first is None else self.subject.first(batch, FEW)
+
     @torch.no_grad()
     def _verify(self) -> None:
-        """Compare with plain runs on the first batch, where replay skips little and much.
+        """Compare with plain runs on a few samples, where replay skips little and much.
 
         Early layers first: what their replay computes is then what a module further on would have
         left behind for a later layer, if modules talked past their outputs.
@@ -117,7 +128,7 @@ class Measurement:
         paths = list(self.layers)
         step = max(1, (len(paths) - 1) // max(1, VERIFIED - 1))
         chosen = paths[::step][:VERIFIED]
-        batch = next(iter(self.subject.batches()))
+        batch = self._few(next(iter(self.subject.batches())))
         wrong = self.evaluation.disagreement(batch, {path: self.variant([path]) for path in chosen})
         if wrong is not None:
             raise InputError(

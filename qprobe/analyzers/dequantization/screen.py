@@ -15,11 +15,10 @@ The layers' backward pass is the chain rule through the quantized product, dx = 
 weights are not computed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -66,15 +65,15 @@ def fisher(products: Floats) -> float:
 
 
 def screen(
-    subject: Subject, layers: Mapping[str, Layer], batches: int | None = None
+    subject: Subject, layers: Mapping[str, Layer], batches: Iterable[Any] | None = None
 ) -> dict[str, Screened]:
-    """Screen ``layers`` on the first ``batches``, or all; the model is in evaluation mode.
+    """Screen ``layers`` on some batches, or all; the model is in evaluation mode.
 
     A layer to which no gradient came back has no entry.
     """
     sums: dict[str, dict[str, list[Floats]]] = {path: {} for path in layers}
     with _prepared(subject.model, layers) as watchers:
-        for batch in islice(subject.batches(), batches):
+        for batch in subject.batches() if batches is None else batches:
             with torch.enable_grad():
                 output = subject.forward(subject.model, batch)
                 losses = subject.loss(output, batch)

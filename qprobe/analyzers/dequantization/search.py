@@ -27,9 +27,9 @@ class Search:
     #: Passes a layer that base, screen and race together may take; more lots are started only
     #: within it.
     budget: float = 0.25
-    #: Share of the batches that are screened; what is left of the first-order error does not
-    #: shrink with more.
-    screened: float = 0.25
+    #: Share of the samples (of the batches, where these stay as they come) that are screened; what
+    #: is left of the first-order error does not shrink with more.
+    screened: float = 1 / 12
     #: Whether the operands of the best layers are put back one at a time.
     operands: bool = True
     #: Random layers that are measured to learn how far the screen can be trusted; 0 for none.
@@ -51,7 +51,7 @@ class Search:
         if self.top < 1:
             raise InputError(f"top is a number of layers >= 1, got {self.top}.")
         if not 0.0 < self.screened <= 1.0:
-            raise InputError(f"screened is a share of the batches in (0, 1], got {self.screened}.")
+            raise InputError(f"screened is a share of the samples in (0, 1], got {self.screened}.")
         for name in ("agreement", "cumulative", "pairs", "gradients"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is a number >= 0, got {getattr(self, name)}.")
@@ -59,5 +59,7 @@ class Search:
             raise InputError(f"draws is at least 2, for a spread; got {self.draws}.")
 
 
-QUICK = Search(mode=Mode.SCREEN, operands=False, agreement=0, cumulative=0, sensitivity=False)
+QUICK = Search(
+    mode=Mode.SCREEN, screened=0.25, operands=False, agreement=0, cumulative=0, sensitivity=False
+)
 THOROUGH = Search(mode=Mode.EXHAUSTIVE, agreement=0, cumulative=8, pairs=8)

@@ -1,7 +1,9 @@
 """Stages that change one layer at a time."""
 
 from collections.abc import Iterator
+from itertools import islice
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from qprobe.records.schema import Record, Role
 
 #: The role under which an operand's records are filed.
 ROLES = {"x": str(Role.INPUT), "w": str(Role.WEIGHT), "both": ""}
+#: So many samples are screened at least, where a batch can be divided.
+SCREENED = 16
 #: Fewer items than this have no rank correlation with an interval.
 RANKED = 5
 
@@ -25,9 +29,8 @@ def screening(m: Measurement) -> Iterator[Record]:
     """Every layer's first-order change of the loss, by operand."""
     if set(m.screen) >= set(m.layers):
         return
-    batches = max(1, round(m.search.screened * len(m.evaluation.sizes)))
     with m.clock.part("screen"):
-        found = screen(m.subject, m.layers, batches)
+        found = screen(m.subject, m.layers, _screened(m))
     for path in m.layers:
         if path not in found:
             yield record(path, "screen.missing", 1.0)
@@ -39,6 +42,16 @@ def screening(m: Measurement) -> Iterator[Record]:
         for operand, products in {**one.products, "both": one.total}.items():
             yield record(path, "screen.signed", signed(products), ROLES[operand])
             yield record(path, "screen.fisher", fisher(products), ROLES[operand])
+
+
+def _screened(m: Measurement) -> Iterator[Any]:
+    """The batches to screen: a share of them, or of the first where that is enough samples."""
+    total, sizes, first = sum(m.evaluation.sizes), m.evaluation.sizes, m.subject.first
+    wanted = max(SCREENED, round(m.search.screened * total))
+    if first is not None and wanted <= sizes[0]:
+        yield first(next(iter(m.subject.batches())), wanted)
+        return
+    yield from islice(m.subject.batches(), max(1, round(m.search.screened * len(sizes))))
 
 
 def screen_order(m: Measurement) -> list[str]:
@@ -56,11 +69,8 @@ def recoveries(m: Measurement) -> Iterator[Record]:
     with m.clock.part("race"):
         stop = race.run(screen_order(m), m.screen, {p: m.variant([p]) for p in m.layers})
     yield record("", f"stopped.{stop}", 1.0)
-    for path, found in race.left.items():
-        if found is None:
-            yield record(path, "partial.missing", 1.0)
-        else:
-            yield from interval(path, "partial", found)
+    for path, gain in race.left.items():
+        yield record(path, "partial", gain)
     for path, found in race.finished.items():
         if path not in m.recovered:
             yield from interval(path, "recovery", found)

@@ -1,12 +1,13 @@
 """What the allocator does is seen in the page faults of a process of its own."""
 
+import gc
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from qprobe.analyzers.dequantization.heap import keep_freed_memory
+from qprobe.analyzers.dequantization.heap import keep_freed_memory, long_lived
 
 #: Four blocks of 6 MiB again and again: freed together they are more than glibc keeps by itself.
 LOOP = """
@@ -39,3 +40,16 @@ def test_memory_that_is_freed_is_not_fetched_page_by_page_again():
 def test_it_is_harmless_anywhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     keep_freed_memory()
+
+
+def test_what_was_there_before_is_not_visited_inside_and_is_after():
+    old = [[] for _ in range(1000)]
+    with long_lived():
+        assert gc.get_freeze_count() > 1000
+        assert not any(one is old[7] for one in gc.get_objects())
+        new: list[object] = []
+        new.append(new)
+        del new
+        assert gc.collect() >= 1  # garbage that is made inside is still found
+    assert gc.get_freeze_count() == 0
+    assert any(one is old[7] for one in gc.get_objects())
