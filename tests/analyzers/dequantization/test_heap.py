@@ -53,3 +53,14 @@ def test_what_was_there_before_is_not_visited_inside_and_is_after():
         assert gc.collect() >= 1  # garbage that is made inside is still found
     assert gc.get_freeze_count() == 0
     assert any(one is old[7] for one in gc.get_objects())
+
+
+def test_objects_that_somebody_else_spared_stay_spared():
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with long_lived():
+            assert gc.get_freeze_count() == before
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()
