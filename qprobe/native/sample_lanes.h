@@ -130,7 +130,7 @@ TARGET static void NAME(sample)(pass *p, const float *x, int64_t n, uint32_t top
   const int64_t padded = rounded_up(n, BLOCK), there = NAME(there)(x, padded);
   if (o->fields & HISTOGRAM) {
     if (top >= NONFINITE) NAME(count_nonfinite)(p, x, n);
-    else NAME(count_magnitudes)(p, x, n, there - (padded - n));
+    else NAME(count_magnitudes)(p, x, n, there);
   }
   if (top >= NONFINITE || !(o->fields & (NVFP4 | INT4))) return;
   o->counts[0] += n;

@@ -25,7 +25,7 @@ enum { SQUARE = 512, LARGEST = 256, KURTOSIS = 64, MAGNITUDES = 64 };
 enum { SQUARE_FIRST = -80, LARGEST_FIRST = -40, KURTOSIS_FIRST = 0, MAGNITUDE_FIRST = -40 };
 enum { BIAS = 127, BLOCK = 16, WIDEST = 16, NONFINITE = 0x7F800000, EXPONENTS = 512 };
 /* Elements of a tile, and how many tokens it holds at least and at most. */
-enum { TILE = 98304, FEWEST = 8, MOST = 256, NARROWEST = 64, BROADEST = 1024 };
+enum { TILE = 98304, FEWEST = 8, MOST = 128, NARROWEST = 64, BROADEST = 1024 };
 /* Columns gone through together: their sums stay in the nearest cache. */
 enum { PANEL = 768 };
 
@@ -122,7 +122,7 @@ INLINE void merge(double *restrict n, int64_t length, const double *b) {
          4.0 * r * (a * b[3] - m * *m3);
   *m3 += b[3] + am * (a - m) * r2 * d + 3.0 * r * (a * b[2] - m * *m2);
   *m2 += b[2] + am * r * d;
-  *mean += m * r;
+  *mean += total > 0.0 ? d * (m / total) : 0.0; /* the first ones' mean, to the bit */
   *n = total;
 }
 

@@ -10,10 +10,10 @@
 
 #define TINY 0x1p-30f  /* magnitude, scaled */
 #define FLAT 0x1p-56f  /* variance, scaled */
-/* How far a mean may lie from the pivot: its square over the variance. Sums of fourth powers then have
- * 46 times (tokens: 14) what is left of them, which multiplies their rounding. */
-#define FAR_CHANNEL 9.0
-#define FAR_TOKEN 4.0f
+/* How far a mean may lie from the pivot: its square over the variance. Sums of fourth powers then are
+ * up to 40 times what is left of them, which multiplies their rounding. */
+#define FAR 4.0f
+#define GUESSED 16 /* tokens that say where the mean may lie */
 
 typedef struct {
   int64_t n, nan, infinite;
@@ -58,26 +58,43 @@ TARGET static void NAME(merge_exact)(pass *p, int64_t at, int64_t c, int64_t ele
   if (*largest < s.largest) *largest = s.largest;
 }
 
-/* For each channel the median of three tokens: near the mean, and exactly a constant channel's value.
- * Tokens have the mean of these numbers. */
+/* For each channel the mean of some of its tokens, taken from the first of them, so that a constant
+ * channel has its own value; 0 where it is not finite. */
+#define PIVOTS(name, type, images)                                                     \
+  TARGET static void NAME(name)(const observation *o, float *restrict pivots) {        \
+    const int64_t tokens = images ? o->inner : o->outer, token = images ? 1 : o->length; \
+    const int64_t channel = images ? o->inner : 1;                                     \
+    for (int64_t i = 0; i < o->length; i++) {                                          \
+      float first = 0.0f, sum = 0.0f;                                                  \
+      for (int k = 0; k < GUESSED; k++) {                                              \
+        const int64_t at = i * channel + (2 * k + 1) * tokens / (2 * GUESSED) * token; \
+        const float x = type == F32 ? ((const float *)o->x)[at] : widen(((const uint16_t *)o->x)[at]); \
+        if (!k) first = x;                                                             \
+        sum += x - first;                                                              \
+      }                                                                                \
+      const float pivot = first + sum * (1.0f / GUESSED);                              \
+      pivots[i] = magnitude(pivot) < NONFINITE ? pivot : 0.0f;                         \
+    }                                                                                  \
+  }
+PIVOTS(pivots_of_tokens, F32, 0)
+PIVOTS(pivots_of_tokens_bf16, BF16, 0)
+PIVOTS(pivots_of_image, F32, 1)
+PIVOTS(pivots_of_image_bf16, BF16, 1)
+#undef PIVOTS
+
+/* Pivots of channels, their mean for tokens, and the scale that goes with them. */
 TARGET static void NAME(find_pivots)(pass *p) {
   const observation *o = p->o;
-  const int64_t length = o->length, tokens = p->tokens_are_rows ? o->outer : o->inner;
-  const int64_t token = p->tokens_are_rows ? length : 1, channel = p->tokens_are_rows ? 1 : o->inner;
+  const int images = !p->tokens_are_rows;
   double sum = 0.0;
   uint32_t top = 0;
-  for (int64_t i = 0; i < length; i++) {
-    float x[3];
-    for (int k = 0; k < 3; k++) {
-      x[k] = NAME(element)(o, i * channel + (2 * k + 1) * tokens / 6 * token);
-      if (magnitude(x[k]) >= NONFINITE) x[k] = 0.0f;
-      top = max_u32(top, magnitude(x[k]));
-    }
-    const float low = x[0] < x[1] ? x[0] : x[1], high = x[0] < x[1] ? x[1] : x[0];
-    p->pivots[i] = x[2] < low ? low : x[2] > high ? high : x[2];
+  if (o->type == F32) (images ? NAME(pivots_of_image) : NAME(pivots_of_tokens))(o, p->pivots);
+  else (images ? NAME(pivots_of_image_bf16) : NAME(pivots_of_tokens_bf16))(o, p->pivots);
+  for (int64_t i = 0; i < o->length; i++) {
     sum += p->pivots[i];
+    top = max_u32(top, magnitude(p->pivots[i]));
   }
-  p->pivot = (float)(sum / (double)length);
+  p->pivot = (float)(sum / (double)o->length);
   p->t.scale = scale_of(top);
 }
 
@@ -124,7 +141,7 @@ TARGET static int NAME(merge_run)(pass *p) {
     const double m4 = four[i] - 4.0 * e * three[i] + 6.0 * e2 * two[i] - 3.0 * n * e2 * e2;
     const float a = p->peak[i] * p->t.scale;
     const int bad = ((a < TINY) & (a > 0.0f)) | ((m2 < (double)FLAT * n) & (m2 > 0.0)) |
-                    (n * e2 > FAR_CHANNEL * m2);
+                    (n * e2 > (double)FAR * m2);
     left_out |= bad;
     one[i] = bad ? 0.0 : n;
     const double part[5] = {one[i], bad ? 0.0 : p->pivots[i] + e * back, bad ? 0.0 : m2 * back2,
@@ -153,7 +170,7 @@ TARGET static int NAME(centre_tokens)(const tile *t, side *s, int64_t elements) 
     s->fourth[i] = s->fourth[i] - 4.0f * e * s->third[i] + 6.0f * e2 * t2 - 3.0f * n * e2 * e2;
     s->second[i] = m2;
     s->sum[i] = e - t->offset;
-    far |= (n * e2 > FAR_TOKEN * m2) & (s->largest[i] > 0.0f);
+    far |= (n * e2 > FAR * m2) & (s->largest[i] > 0.0f);
   }
   return far;
 }
@@ -179,7 +196,7 @@ typedef struct {
  * not tell a token from a constant. */
 TARGET INLINE NAME(bins) NAME(bins_of)(float mean, float m2, float m4, float n, float largest, int32_t shift) {
   const float square = mean * mean + m2 / n;
-  const int constant = !(m2 > n * (mean * mean * 0x1p-42f));
+  const int constant = !(m2 > n * (mean * mean * 0x1p-42f)) | !(largest > 0.0f);
   NAME(bins) b = {quarter_octave(to_bits(square), SQUARE_FIRST, SQUARE, 2 * shift),
                   quarter_octave(to_bits(largest), LARGEST_FIRST, LARGEST, 0),
                   quarter_octave(to_bits(n * m4 / (m2 * m2)), KURTOSIS_FIRST, KURTOSIS, 0)};
@@ -316,8 +333,8 @@ TARGET static void NAME(summarise)(pass *p) {
 
 #undef TINY
 #undef FLAT
-#undef FAR_CHANNEL
-#undef FAR_TOKEN
+#undef FAR
+#undef GUESSED
 #undef FLOATS
 #undef INTS
 #undef AT
