@@ -211,6 +211,7 @@ EXPORT int64_t qprobe_summary_scratch(int64_t length, int64_t inner) {
 
 static void count_exponents(const pass *p) {
   int64_t *bins = p->o->magnitudes;
+  if (!(p->o->fields & HISTOGRAM)) return;
   for (int e = 0; e < 256; e++) {
     int64_t n = 0;
     for (int k = 0; k < 8; k++) n += p->exponents[256 * k + e];
@@ -231,7 +232,7 @@ EXPORT void qprobe_summarise(observation *o) {
   lay_out(&p, o->scratch, o->length, o->inner);
   find_reference(o);
   p.tensor = tensor_scale_of((float)*o->reference);
-  memset(p.exponents, 0, 4 * EXPONENTS * sizeof(uint32_t));
+  if (o->fields & HISTOGRAM) memset(p.exponents, 0, 4 * EXPONENTS * sizeof(uint32_t));
   CALL(summarise, &p);
   count_exponents(&p);
   for (int64_t c = 0; c < o->length; c++) {
