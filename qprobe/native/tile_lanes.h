@@ -87,15 +87,15 @@ TARGET static void NAME(find_pivots)(pass *p) {
   const observation *o = p->o;
   const int images = !p->tokens_are_rows;
   double sum = 0.0;
-  uint32_t top = 0;
+  p->furthest = 0;
   if (o->type == F32) (images ? NAME(pivots_of_image) : NAME(pivots_of_tokens))(o, p->pivots);
   else (images ? NAME(pivots_of_image_bf16) : NAME(pivots_of_tokens_bf16))(o, p->pivots);
   for (int64_t i = 0; i < o->length; i++) {
     sum += p->pivots[i];
-    top = max_u32(top, magnitude(p->pivots[i]));
+    p->furthest = max_u32(p->furthest, magnitude(p->pivots[i]));
   }
   p->pivot = (float)(sum / (double)o->length);
-  p->t.scale = scale_of(top);
+  p->t.scale = scale_of(p->furthest);
 }
 
 /* Begin a run of tiles whose sums are added up, under a scale and from the tile's first token on. */
@@ -175,15 +175,22 @@ TARGET static int NAME(centre_tokens)(const tile *t, side *s, int64_t elements) 
   return far;
 }
 
-/* Nothing where float32 holds the powers of the i-th token. */
-INLINE int NAME(too_small)(const side *s, int64_t i, float scale, float elements) {
-  const float a = s->largest[i] * scale, v = s->second[i];
-  return ((a < TINY) & (a > 0.0f)) | ((v < FLAT * elements) & (v > 0.0f));
+/* Below this variance float32 does not hold the powers of a token's distances from its mean, or the mean,
+ * which was found from distances from the offset, is too rough. */
+TARGET static float NAME(flat)(const tile *t) {
+  const float rough = t->offset * t->offset * 0x1p-26f;
+  return rough > FLAT ? rough : FLAT;
 }
 
-TARGET static int NAME(any_too_small)(const side *s, float scale, float elements) {
+/* Nothing where float32 tells the shape of the i-th token. */
+INLINE int NAME(too_small)(const side *s, int64_t i, float scale, float flat) {
+  const float a = s->largest[i] * scale, v = s->second[i];
+  return ((a < TINY) & (a > 0.0f)) | ((v < flat) & (v > 0.0f));
+}
+
+TARGET static int NAME(any_too_small)(const side *s, float scale, float flat) {
   int found = 0;
-  for (int64_t i = 0; i < s->count; i++) found |= NAME(too_small)(s, i, scale, elements);
+  for (int64_t i = 0; i < s->count; i++) found |= NAME(too_small)(s, i, scale, flat);
   return found;
 }
 
@@ -233,8 +240,8 @@ TARGET static void NAME(count_exact)(pass *p, int64_t i) {
 TARGET static void NAME(count_tokens)(pass *p, const side *s, int64_t elements) {
   const tile *t = &p->t;
   const int32_t shift = BIAS - (int32_t)(to_bits(t->scale) >> 23);
-  const float n = (float)elements;
-  const int exact = NAME(any_too_small)(s, t->scale, n);
+  const float n = (float)elements, flat = NAME(flat)(t) * n;
+  const int exact = NAME(any_too_small)(s, t->scale, flat);
   for (int64_t first = 0; first < s->count; first += GROUP) {
     NAME(bins) bins[GROUP];
     const int64_t count = at_most(GROUP, s->count - first);
@@ -242,7 +249,7 @@ TARGET static void NAME(count_tokens)(pass *p, const side *s, int64_t elements) 
       bins[i] = NAME(bins_of)(s->sum[first + i], s->second[first + i], s->fourth[first + i], n,
                               s->largest[first + i], shift);
     for (int64_t i = 0; i < count; i++)
-      if (exact && NAME(too_small)(s, first + i, t->scale, n)) NAME(count_exact)(p, first + i);
+      if (exact && NAME(too_small)(s, first + i, t->scale, flat)) NAME(count_exact)(p, first + i);
       else NAME(count_token)(p, bins[i]);
   }
 }
@@ -299,9 +306,10 @@ TARGET static void NAME(one_tile)(pass *p, int64_t at, int64_t rows, int64_t col
   if (columns < LANES) NAME(pad)(p);
   if (!p->run) NAME(begin_run)(p, t->scale);
   uint32_t top = NAME(sum_tile)(p);
-  if (top && top < NONFINITE && !fits(top, t->scale)) {
+  const uint32_t reach = max_u32(top, p->furthest);
+  if (reach && top < NONFINITE && !fits(reach, t->scale)) {
     NAME(end_run)(p);
-    NAME(begin_run)(p, scale_of(top));
+    NAME(begin_run)(p, scale_of(reach));
     top = NAME(sum_tile)(p);
   }
   if (top >= NONFINITE) {
