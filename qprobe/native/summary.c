@@ -75,9 +75,9 @@ typedef struct {
   float *peak;
   float *pivots, pivot; /* numbers near the means of channels, and near those of tokens */
   uint32_t furthest;    /* bits of the largest magnitude among them */
-  float *values;       /* room for a narrow tile, or for sampled tokens */
-  float *block;        /* scales of a token's blocks, and what they are found with */
-  uint32_t *exponents; /* [4, 512]: four counts side by side, so that equal neighbours do not wait */
+  float *values;        /* room for a narrow tile, or for sampled tokens */
+  float *block;         /* scales of a token's blocks, and what they are found with */
+  uint32_t *exponents;  /* [4, 512]: four counts side by side, so that equal neighbours do not wait */
   tensor_scale tensor;
 } pass;
 
