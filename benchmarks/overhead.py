@@ -1,6 +1,6 @@
 """What watching a training costs: sessions of qprobe, and what others compute, on the same steps.
 
-    python benchmarks/overhead.py [--quick] [--rounds 5]
+    python benchmarks/overhead.py [--quick] [--rounds 2]
 
 One thread of a CPU; the clock counts this thread's CPU time. Every round runs the plain step, the
 floor (one ``torch.sum`` of every tensor that is watched) and each variant once, so that whatever
@@ -359,7 +359,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small models: does it run?")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 1 if given.quick else given.rounds

@@ -2,9 +2,9 @@
  * the tokens, a histogram of magnitudes and the error of NVFP4 and INT4.
  *
  * A tensor is [outer, length, inner], dense, with the channels in the middle; a token is what has all
- * channels at one place. It is worked through in tiles that hold whole tokens and stay in cache: a first
- * pass takes sums and largest magnitudes, a second one powers of the distance from the mean, in
- * float32; tiles are merged in float64. qprobe/probes/summary.py says what the results mean.
+ * channels at one place. It is worked through in tiles that hold whole tokens and stay in cache: one
+ * pass takes powers of the distances from numbers near the means, in float32; tiles are added up in
+ * float64. qprobe/probes/summary.py says what the results mean.
  *
  * The caller owns every buffer; nothing is allocated here and nothing is kept between calls.
  */
@@ -23,9 +23,9 @@ enum { HISTOGRAM = 1, NVFP4 = 2, INT4 = 4 };
 enum { SQUARE = 512, LARGEST = 256, KURTOSIS = 64, MAGNITUDES = 64 };
 /* The exponents at which the bins start. */
 enum { SQUARE_FIRST = -80, LARGEST_FIRST = -40, KURTOSIS_FIRST = 0, MAGNITUDE_FIRST = -40 };
-enum { BIAS = 127, BLOCK = 16, WIDEST = 16, NONFINITE = 0x7F800000 };
+enum { BIAS = 127, BLOCK = 16, WIDEST = 16, NONFINITE = 0x7F800000, EXPONENTS = 512 };
 /* Elements of a tile, and how many tokens it holds at least and at most. */
-enum { TILE = 98304, FEWEST = 8, MOST = 256, NARROWEST = 64, BROADEST = 1024 };
+enum { TILE = 98304, FEWEST = 8, MOST = 128, NARROWEST = 64, BROADEST = 1024 };
 /* Columns gone through together: their sums stay in the nearest cache. */
 enum { PANEL = 768 };
 
@@ -43,19 +43,23 @@ typedef struct {
   float *scratch;
 } observation;
 
-/* One axis of a tile: what is known of each of its channels or tokens. */
+/* One axis of a tile: what is known of each of its channels or tokens, first sums of powers, then, of
+ * tokens, mean and moments. */
 typedef struct {
   int64_t count;
-  float *lanes[5];  /* rows only: sum, largest, second, third, fourth, before lanes are added up */
-  float *spare;     /* rows only: room for as many lanes */
-  float *pivot;     /* subtracted before summing; channels only */
-  float *sum, *largest, *mean, *centre, *rest, *second, *third, *fourth;
+  float *lanes[5]; /* rows only: sum, second, third, fourth, largest, before lanes are added up */
+  float *spare;    /* rows only: room for as many lanes */
+  float *offset;   /* what is added to scaled values before their powers are taken; channels only */
+  float *sum, *second, *third, *fourth, *largest;
 } side;
 
 typedef struct {
-  const float *x;
-  int64_t rows, columns, stride;
-  float scale; /* the power of two that brings the largest magnitude near 1 */
+  int64_t at; /* the first element's place in the tensor */
+  const void *from;
+  int64_t rows, columns, pitch;
+  int type;
+  float scale;  /* the power of two that brings the largest magnitude near 1 */
+  float offset; /* what is added to scaled values before powers are taken for tokens */
   side across, down; /* what columns are, what rows are */
 } tile;
 
@@ -64,9 +68,16 @@ typedef struct {
   int tokens_are_rows;
   int64_t first; /* the tile's first token */
   tile t;
-  float *values, *row; /* room for a tile, and for a padded token */
-  float *block;        /* scales of a token's blocks, and what they are found with */
-  uint32_t *exponents; /* [4, 256]: four counts side by side, so that equal neighbours do not wait */
+  /* Tiles under one scale: where their first token begins, how many tokens they have, and by channel
+   * four sums of powers and the largest magnitude. */
+  int64_t run_at, run;
+  double *raw[4];
+  float *peak;
+  float *pivots, pivot; /* numbers near the means of channels, and near those of tokens */
+  uint32_t furthest;    /* bits of the largest magnitude among them */
+  float *values;        /* room for a narrow tile, or for sampled tokens */
+  float *block;         /* scales of a token's blocks, and what they are found with */
+  uint32_t *exponents;  /* [4, 512]: four counts side by side, so that equal neighbours do not wait */
   tensor_scale tensor;
 } pass;
 
@@ -97,34 +108,23 @@ INLINE float scale_of(uint32_t magnitude_bits) {
   return exponent >= -10 && exponent <= 20 ? 1.0f : lift_of(magnitude_bits);
 }
 
-/* Merge the moments of `m` elements into channel c (Pébay 2008, equations 3.1). */
-INLINE void merge(double *restrict channel, int64_t c, int64_t length, const double *b) {
-  double *n = channel + c, *mean = n + length, *m2 = mean + length, *m3 = m2 + length, *m4 = m3 + length;
-  const double a = *n, m = b[0], total = a + m, part = 1.0 / total;
+/* Whether fourth powers need no other scale. */
+INLINE int fits(uint32_t magnitude_bits, float scale) {
+  const int32_t exponent = (int32_t)(magnitude_bits >> 23) + (int32_t)(to_bits(scale) >> 23) - 2 * BIAS;
+  return scale == scale_of(magnitude_bits) || (exponent >= -10 && exponent <= 20);
+}
+
+/* Merge the moments of b[0] elements into a channel (Pébay 2008, equations 3.1); none change nothing. */
+INLINE void merge(double *restrict n, int64_t length, const double *b) {
+  double *mean = n + length, *m2 = mean + length, *m3 = m2 + length, *m4 = m3 + length;
+  const double a = *n, m = b[0], total = a + m, part = total > 0.0 ? 1.0 / total : 0.0;
   const double d = b[1] - *mean, r = d * part, r2 = r * r, am = a * m;
   *m4 += b[4] + am * (a * a - am + m * m) * r2 * r * d + 6.0 * r2 * (a * a * b[2] + m * m * *m2) +
          4.0 * r * (a * b[3] - m * *m3);
   *m3 += b[3] + am * (a - m) * r2 * d + 3.0 * r * (a * b[2] - m * *m2);
   *m2 += b[2] + am * r * d;
-  *mean += m * r;
+  *mean += total > 0.0 ? d * (m / total) : 0.0; /* the first ones' mean, to the bit */
   *n = total;
-}
-
-/* Sums kept side by side while a sampled token is gone through. */
-enum { WIDTH = 16 };
-
-INLINE int32_t total(const int32_t *counts) {
-  int32_t sum = 0;
-  for (int k = 0; k < WIDTH; k++) sum += counts[k];
-  return sum;
-}
-
-/* Add a sum of squares that were taken of values times `lift`. */
-INLINE void add_up(const pass *p, int which, const float *squares, float lift) {
-  const double back = 1.0 / (double)lift;
-  float sum = 0.0f;
-  for (int k = 0; k < WIDTH; k++) sum += squares[k];
-  p->o->energy[which] += sum * back * back;
 }
 
 #define NAME(f) JOIN(f, portable)
@@ -133,6 +133,7 @@ INLINE void add_up(const pass *p, int which, const float *squares, float lift) {
 #define ROWS 2
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define LARGER(a, b) (((a) & ((a) > (b))) | ((b) & ~((a) > (b))))
+#define SMALLER(a, b) (((a) & ((a) < (b))) | ((b) & ~((a) < (b))))
 #include "summary_lanes.h"
 #include "sample_lanes.h"
 #include "tile_lanes.h"
@@ -142,6 +143,7 @@ INLINE void add_up(const pass *p, int which, const float *squares, float lift) {
 #undef ROWS
 #undef FMA
 #undef LARGER
+#undef SMALLER
 
 #ifdef X86_VARIANTS
 #define NAME(f) JOIN(f, avx2)
@@ -150,6 +152,7 @@ INLINE void add_up(const pass *p, int which, const float *squares, float lift) {
 #define ROWS 2
 #define FMA(a, b, c) ((NAME(floats))_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define LARGER(a, b) ((NAME(ints))_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
+#define SMALLER(a, b) ((NAME(ints))_mm256_min_epi32((__m256i)(a), (__m256i)(b)))
 #include "summary_lanes.h"
 #include "sample_lanes.h"
 #include "tile_lanes.h"
@@ -159,12 +162,14 @@ INLINE void add_up(const pass *p, int which, const float *squares, float lift) {
 #undef ROWS
 #undef FMA
 #undef LARGER
+#undef SMALLER
 #define NAME(f) JOIN(f, avx512)
 #define TARGET __attribute__((target(AVX512_FEATURES ",fma")))
 #define LANES 16
 #define ROWS 4
 #define FMA(a, b, c) ((NAME(floats))_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define LARGER(a, b) ((NAME(ints))_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
+#define SMALLER(a, b) ((NAME(ints))_mm512_min_epi32((__m512i)(a), (__m512i)(b)))
 #include "summary_lanes.h"
 #include "sample_lanes.h"
 #include "tile_lanes.h"
@@ -183,17 +188,19 @@ static float *lay_out(pass *p, float *room, int64_t length, int64_t inner) {
   side *sides[2] = {&p->t.across, &p->t.down};
   const int64_t sizes[2] = {at_least(columns, WIDEST), rows};
   for (int i = 0; i < 2; i++) {
-    float **parts[9] = {&sides[i]->pivot,  &sides[i]->sum,    &sides[i]->largest,
-                        &sides[i]->mean,   &sides[i]->centre, &sides[i]->rest,
-                        &sides[i]->second, &sides[i]->third,  &sides[i]->fourth};
-    for (int k = 0; k < 9; k++) *parts[k] = take(&room, sizes[i]);
+    float **parts[6] = {&sides[i]->offset, &sides[i]->sum,    &sides[i]->second,
+                        &sides[i]->third,  &sides[i]->fourth, &sides[i]->largest};
+    for (int k = 0; k < 6; k++) *parts[k] = take(&room, sizes[i]);
   }
   for (int k = 0; k < 5; k++) p->t.down.lanes[k] = take(&room, rows * WIDEST);
   p->t.down.spare = take(&room, rows * WIDEST);
-  p->values = take(&room, rows * (columns + WIDEST));
-  p->row = take(&room, rounded_up(length, BLOCK));
+  p->raw[0] = (double *)(void *)take(&room, 8 * length);
+  for (int k = 1; k < 4; k++) p->raw[k] = p->raw[0] + k * length;
+  p->peak = take(&room, length);
+  p->pivots = take(&room, length);
+  p->values = take(&room, at_least(rows * WIDEST, tokens * rounded_up(length, BLOCK)));
   p->block = take(&room, rounded_up(length, BLOCK) * 2);
-  p->exponents = (uint32_t *)take(&room, 4 * 256);
+  p->exponents = (uint32_t *)take(&room, 4 * EXPONENTS);
   return room;
 }
 
@@ -205,9 +212,10 @@ EXPORT int64_t qprobe_summary_scratch(int64_t length, int64_t inner) {
 
 static void count_exponents(const pass *p) {
   int64_t *bins = p->o->magnitudes;
+  if (!(p->o->fields & HISTOGRAM)) return;
   for (int e = 0; e < 256; e++) {
     int64_t n = 0;
-    for (int k = 0; k < 4; k++) n += p->exponents[256 * k + e];
+    for (int k = 0; k < 8; k++) n += p->exponents[256 * k + e];
     bins[at_most(at_least(e - BIAS - MAGNITUDE_FIRST, 0), MAGNITUDES - 1)] += n;
   }
 }
@@ -225,7 +233,7 @@ EXPORT void qprobe_summarise(observation *o) {
   lay_out(&p, o->scratch, o->length, o->inner);
   find_reference(o);
   p.tensor = tensor_scale_of((float)*o->reference);
-  memset(p.exponents, 0, 4 * 256 * sizeof(uint32_t));
+  if (o->fields & HISTOGRAM) memset(p.exponents, 0, 4 * EXPONENTS * sizeof(uint32_t));
   CALL(summarise, &p);
   count_exponents(&p);
   for (int64_t c = 0; c < o->length; c++) {

@@ -1,4 +1,4 @@
-/* The two passes over a tile, in vectors of LANES floats.
+/* The passes over a tile, in vectors of LANES floats.
  *
  * summary.c includes this file once per instruction set. A pass takes ROWS rows at a time, over a panel
  * of columns whose sums stay in the nearest cache; sums of the rows live in registers until the
@@ -18,18 +18,31 @@ typedef uint32_t NAME(words) __attribute__((vector_size(4 * LANES), aligned(4), 
 #define SPREAD(a) ((FLOATS){0} + (a))
 #define MAGNITUDE(v) ((INTS)(v) & 0x7FFFFFFF)
 #define KEEP(v, mask) ((FLOATS)((INTS)(v) & (mask)))
+#define SIZE(type) ((type) == F32 ? 4 : 2)
 
-/* Where a pass reads: the tile where it comes from, of type `type`, rows `pitch` elements apart. */
+/* What is the same for all elements of a pass; `unit` says that the scale is 1. */
 typedef struct {
-  const void *from;
-  int64_t pitch;
-  int type, copy, channels_are_rows, unit;
-} NAME(source);
+  int type, channels_are_rows, unit;
+} NAME(how);
 
 TARGET INLINE FLOATS NAME(fetch)(const void *from, int type, int64_t at) {
   if (type == F32) return AT((const float *)from + at);
   const NAME(halves) half = *(const NAME(halves) *)((const uint16_t *)from + at);
   return (FLOATS)(__builtin_convertvector(half, NAME(words)) << 16);
+}
+
+/* Have rows fetched that come later, `group` elements a group of rows: several short rows side by side
+ * are not foreseen by the processor. float32 comes in as fast as memory allows, which takes more lines
+ * under way than the nearest cache has room for; bfloat16 at half that speed. */
+TARGET INLINE void NAME(foresee)(const char *at, int64_t group, int type) {
+  if (type == F32) __builtin_prefetch(at + 4 * group * SIZE(F32), 0, 2);
+  else __builtin_prefetch(at + group * SIZE(BF16), 0, 3);
+}
+
+/* Distance from a pivot, scaled; `offset` is the scaled pivot with its sign changed. */
+TARGET INLINE FLOATS NAME(apart)(FLOATS v, FLOATS scale, FLOATS offset, int unit) {
+  if (unit) return v + offset;
+  return FMA(v, scale, offset);
 }
 
 /* Lanes from `skip` on, below `stop`. */
@@ -39,8 +52,8 @@ TARGET INLINE INTS NAME(lanes)(int64_t skip, int64_t stop) {
   return mask;
 }
 
-/* `body(column, masked)` for each vector of the columns first..stop. */
-#define EACH_VECTOR(t, first, stop, body)                                              \
+/* `body(masked)` for each vector of the columns first..stop. */
+#define EACH_VECTOR(first, stop, body)                                                 \
   do {                                                                                 \
     int64_t c = first;                                                                 \
     INTS mask = {0};                                                                   \
@@ -53,161 +66,151 @@ TARGET INLINE INTS NAME(lanes)(int64_t skip, int64_t stop) {
     }                                                                                  \
   } while (0)
 
-/* Sums, of distances from the pivot for channels, and largest magnitudes: `rows` rows from `r` on. */
-TARGET INLINE void NAME(first_rows)(tile *t, const NAME(source) s, int64_t r, int64_t first, int64_t stop,
+/* Powers of the distance from the pivots, and largest magnitudes: `rows` rows from `r` on. */
+TARGET INLINE void NAME(power_rows)(tile *t, const NAME(how) h, int64_t r, int64_t first, int64_t stop,
                                     const int rows) {
-  float *const sums = t->across.sum, *const tops = t->across.largest, *const pivots = t->across.pivot;
+  const side *const across = &t->across, *const down = &t->down;
+  const FLOATS scale = SPREAD(t->scale), everywhere = SPREAD(t->offset);
   const char *from[ROWS];
-  float *to[ROWS];
-  FLOATS sum[ROWS], row_pivot[ROWS];
+  FLOATS sum[ROWS], second[ROWS], third[ROWS], fourth[ROWS], offset[ROWS];
   INTS top[ROWS];
   for (int k = 0; k < rows; k++) {
-    from[k] = (const char *)s.from + (r + k) * s.pitch * (s.type == F32 ? 4 : 2);
-    to[k] = (float *)t->x + (r + k) * t->stride;
-    if (s.channels_are_rows) row_pivot[k] = SPREAD(t->down.pivot[r + k]);
-    sum[k] = AT(t->down.lanes[0] + (r + k) * LANES);
-    top[k] = INTS_AT(t->down.lanes[1] + (r + k) * LANES);
+    const int64_t at = (r + k) * LANES;
+    from[k] = (const char *)t->from + (r + k) * t->pitch * SIZE(h.type);
+    offset[k] = everywhere;
+    if (h.channels_are_rows) offset[k] = SPREAD(down->offset[r + k]);
+    sum[k] = second[k] = third[k] = fourth[k] = (FLOATS){0};
+    top[k] = (INTS){0};
+    if (!first) continue;
+    sum[k] = AT(down->lanes[0] + at);
+    second[k] = AT(down->lanes[1] + at);
+    third[k] = AT(down->lanes[2] + at);
+    fourth[k] = AT(down->lanes[3] + at);
+    top[k] = INTS_AT(down->lanes[4] + at);
   }
-#define FIRST_VECTOR(masked)                                                           \
+#define POWERS(masked)                                                                 \
   do {                                                                                 \
-    FLOATS column = AT(sums + c), pivot = {0};                                         \
-    INTS column_top = INTS_AT(tops + c);                                               \
-    if (!s.channels_are_rows) pivot = AT(pivots + c);                                  \
+    FLOATS one = AT(across->sum + c), two = AT(across->second + c);                    \
+    FLOATS three = AT(across->third + c), four = AT(across->fourth + c);               \
+    INTS largest = INTS_AT(across->largest + c);                                       \
+    FLOATS column = everywhere;                                                        \
+    if (!h.channels_are_rows) column = AT(across->offset + c);                         \
     for (int k = 0; k < rows; k++) {                                                   \
-      const FLOATS v = NAME(fetch)(from[k], s.type, c);                                \
-      if (s.copy) AT(to[k] + c) = v;                                                   \
-      FLOATS across = v, down = v;                                                     \
-      if (s.channels_are_rows) across -= row_pivot[k];                                 \
-      else down -= pivot;                                                              \
+      const FLOATS v = NAME(fetch)(from[k], h.type, c);                                \
+      NAME(foresee)(from[k] + c * SIZE(h.type), rows * t->pitch, h.type);              \
+      FLOATS d = NAME(apart)(v, scale, column, h.unit);                                \
+      FLOATS e = NAME(apart)(v, scale, offset[k], h.unit);                             \
       INTS a = MAGNITUDE(v);                                                           \
-      if (masked) across = KEEP(across, mask), down = KEEP(down, mask), a &= mask;     \
-      column += down;                                                                  \
-      sum[k] += across;                                                                \
-      column_top = LARGER(column_top, a);                                              \
+      if (masked) d = KEEP(d, mask), e = KEEP(e, mask), a &= mask;                     \
+      const FLOATS d2 = d * d, e2 = e * e;                                             \
+      one += d;                                                                        \
+      two += d2;                                                                       \
+      three = FMA(d2, d, three);                                                       \
+      four = FMA(d2, d2, four);                                                        \
+      largest = LARGER(largest, a);                                                    \
+      sum[k] += e;                                                                     \
+      second[k] += e2;                                                                 \
+      third[k] = FMA(e2, e, third[k]);                                                 \
+      fourth[k] = FMA(e2, e2, fourth[k]);                                              \
       top[k] = LARGER(top[k], a);                                                      \
     }                                                                                  \
-    AT(sums + c) = column;                                                             \
-    INTS_AT(tops + c) = column_top;                                                    \
+    AT(across->sum + c) = one;                                                         \
+    AT(across->second + c) = two;                                                      \
+    AT(across->third + c) = three;                                                     \
+    AT(across->fourth + c) = four;                                                     \
+    INTS_AT(across->largest + c) = largest;                                            \
   } while (0)
-  EACH_VECTOR(t, first, stop, FIRST_VECTOR);
-#undef FIRST_VECTOR
+  EACH_VECTOR(first, stop, POWERS);
+#undef POWERS
   for (int k = 0; k < rows; k++) {
-    AT(t->down.lanes[0] + (r + k) * LANES) = sum[k];
-    INTS_AT(t->down.lanes[1] + (r + k) * LANES) = top[k];
+    const int64_t at = (r + k) * LANES;
+    AT(down->lanes[0] + at) = sum[k];
+    AT(down->lanes[1] + at) = second[k];
+    AT(down->lanes[2] + at) = third[k];
+    AT(down->lanes[3] + at) = fourth[k];
+    INTS_AT(down->lanes[4] + at) = top[k];
   }
 }
 
-/* Powers of the scaled distance from the centre: second and fourth, and third for channels. `unit`
- * says that the scale is 1. */
-TARGET INLINE void NAME(second_rows)(tile *t, const NAME(source) s, int64_t r, int64_t first, int64_t stop,
-                                     const int rows) {
+/* Second and fourth powers of the distance from each token's own mean. */
+TARGET INLINE void NAME(token_rows)(tile *t, const NAME(how) h, int64_t r, int64_t first, int64_t stop,
+                                    const int rows) {
+  const side *const across = &t->across, *const down = &t->down;
   const FLOATS scale = SPREAD(t->scale);
-  const float *const centres = t->across.centre;
-  float *const seconds = t->across.second, *const thirds = t->across.third;
-  float *const fourths = t->across.fourth;
-  const float *x[ROWS];
-  FLOATS centre[ROWS], second[ROWS], third[ROWS], fourth[ROWS];
+  const char *from[ROWS];
+  FLOATS mean[ROWS], second[ROWS], fourth[ROWS];
   for (int k = 0; k < rows; k++) {
-    x[k] = t->x + (r + k) * t->stride;
-    centre[k] = SPREAD(t->down.centre[r + k]);
-    second[k] = AT(t->down.lanes[2] + (r + k) * LANES);
-    if (s.channels_are_rows) third[k] = AT(t->down.lanes[3] + (r + k) * LANES);
-    fourth[k] = AT(t->down.lanes[4] + (r + k) * LANES);
+    const int64_t at = (r + k) * LANES;
+    from[k] = (const char *)t->from + (r + k) * t->pitch * SIZE(h.type);
+    mean[k] = SPREAD(down->sum[r + k]);
+    second[k] = fourth[k] = (FLOATS){0};
+    if (!first) continue;
+    second[k] = AT(down->lanes[1] + at);
+    fourth[k] = AT(down->lanes[3] + at);
   }
-#define SECOND_VECTOR(masked)                                                          \
+#define CENTRED(masked)                                                                \
   do {                                                                                 \
-    const FLOATS down = AT(centres + c);                                               \
-    FLOATS two = AT(seconds + c), four = AT(fourths + c), three = {0};                 \
-    if (!s.channels_are_rows) three = AT(thirds + c);                                  \
     for (int k = 0; k < rows; k++) {                                                   \
-      const FLOATS v = AT(x[k] + c);                                                   \
-      FLOATS d = v + down, e = v + centre[k];                                          \
-      if (!s.unit) d = FMA(v, scale, down), e = FMA(v, scale, centre[k]);              \
-      if (masked) d = KEEP(d, mask), e = KEEP(e, mask);                                \
-      const FLOATS d2 = d * d, e2 = e * e;                                             \
-      two += d2;                                                                       \
-      if (!s.channels_are_rows) three = FMA(d2, d, three);                             \
-      four = FMA(d2, d2, four);                                                        \
-      second[k] += e2;                                                                 \
-      if (s.channels_are_rows) third[k] = FMA(e2, e, third[k]);                        \
-      fourth[k] = FMA(e2, e2, fourth[k]);                                              \
+      FLOATS m = mean[k];                                                              \
+      if (h.channels_are_rows) m = AT(across->sum + c);                                \
+      FLOATS d = FMA(NAME(fetch)(from[k], h.type, c), scale, -m);                      \
+      if (masked) d = KEEP(d, mask);                                                   \
+      const FLOATS d2 = d * d;                                                         \
+      if (h.channels_are_rows) {                                                       \
+        AT(across->second + c) += d2;                                                  \
+        AT(across->fourth + c) = FMA(d2, d2, AT(across->fourth + c));                  \
+      } else {                                                                         \
+        second[k] += d2;                                                               \
+        fourth[k] = FMA(d2, d2, fourth[k]);                                            \
+      }                                                                                \
     }                                                                                  \
-    AT(seconds + c) = two;                                                             \
-    if (!s.channels_are_rows) AT(thirds + c) = three;                                  \
-    AT(fourths + c) = four;                                                            \
   } while (0)
-  EACH_VECTOR(t, first, stop, SECOND_VECTOR);
-#undef SECOND_VECTOR
+  EACH_VECTOR(first, stop, CENTRED);
+#undef CENTRED
   for (int k = 0; k < rows; k++) {
-    AT(t->down.lanes[2] + (r + k) * LANES) = second[k];
-    if (s.channels_are_rows) AT(t->down.lanes[3] + (r + k) * LANES) = third[k];
-    AT(t->down.lanes[4] + (r + k) * LANES) = fourth[k];
+    AT(down->lanes[1] + (r + k) * LANES) = second[k];
+    AT(down->lanes[3] + (r + k) * LANES) = fourth[k];
   }
 }
 
 /* A pass in panels of columns and groups of rows. What is left of the columns behind the last panel is
- * in it when it is less than a vector. */
-#define PASS(f, t, s)                                                                  \
-  do {                                                                                 \
+ * in it when it is less than a vector. One function for each case, with all that is the same for its
+ * elements known to the compiler. */
+#define PASS(name, rows_of, type, images, unit)                                        \
+  TARGET static void NAME(name)(tile *t) {                                             \
+    const NAME(how) h = {type, images, unit};                                          \
     for (int64_t first = 0, stop; first < t->columns; first = stop) {                  \
       stop = t->columns - first < PANEL + LANES ? t->columns : first + PANEL;          \
       int64_t r = 0;                                                                   \
-      for (; r + ROWS <= t->rows; r += ROWS) f(t, s, r, first, stop, ROWS);            \
-      for (; r < t->rows; r++) f(t, s, r, first, stop, 1);                             \
+      for (; r + ROWS <= t->rows; r += ROWS) NAME(rows_of)(t, h, r, first, stop, ROWS); \
+      for (; r < t->rows; r++) NAME(rows_of)(t, h, r, first, stop, 1);                 \
     }                                                                                  \
-  } while (0)
-
-/* One function for each case, with all that is the same for its elements known to the compiler. */
-#define FIRST_PASS(name, type, copy, rows)                                             \
-  TARGET static void NAME(name)(tile *t, const void *from, int64_t pitch) {            \
-    const NAME(source) s = {from, pitch, type, copy, rows, 0};                         \
-    PASS(NAME(first_rows), t, s);                                                      \
   }
-FIRST_PASS(first_tokens, F32, 0, 0)
-FIRST_PASS(first_tokens_bf16, BF16, 1, 0)
-FIRST_PASS(first_image, F32, 1, 1)
-FIRST_PASS(first_image_bf16, BF16, 1, 1)
-FIRST_PASS(first_narrow_image, F32, 0, 1)
-#undef FIRST_PASS
+PASS(tokens, power_rows, F32, 0, 1)
+PASS(tokens_scaled, power_rows, F32, 0, 0)
+PASS(tokens_bf16, power_rows, BF16, 0, 1)
+PASS(tokens_bf16_scaled, power_rows, BF16, 0, 0)
+PASS(image, power_rows, F32, 1, 1)
+PASS(image_scaled, power_rows, F32, 1, 0)
+PASS(image_bf16, power_rows, BF16, 1, 1)
+PASS(image_bf16_scaled, power_rows, BF16, 1, 0)
+PASS(centred_tokens, token_rows, F32, 0, 0)
+PASS(centred_tokens_bf16, token_rows, BF16, 0, 0)
+PASS(centred_image, token_rows, F32, 1, 0)
+PASS(centred_image_bf16, token_rows, BF16, 1, 0)
+#undef PASS
 
-#define SECOND_PASS(name, rows, unit)                                                  \
-  TARGET static void NAME(name)(tile *t) {                                             \
-    const NAME(source) s = {0, 0, F32, 0, rows, unit};                                 \
-    PASS(NAME(second_rows), t, s);                                                     \
-  }
-SECOND_PASS(second_tokens, 0, 1)
-SECOND_PASS(second_tokens_scaled, 0, 0)
-SECOND_PASS(second_image, 1, 1)
-SECOND_PASS(second_image_scaled, 1, 0)
-#undef SECOND_PASS
-
-TARGET static void NAME(clear)(tile *t, float *across, float *lanes) {
-  memset(across, 0, (size_t)at_least(t->columns, LANES) * sizeof(float));
-  memset(lanes, 0, (size_t)(t->rows * LANES) * sizeof(float));
-}
-
-/* `rows` says that channels are rows; values are copied to the tile unless it is read where it lies. */
-TARGET static void NAME(first_pass)(tile *t, const void *from, int64_t pitch, int type, int rows) {
-  NAME(clear)(t, t->across.sum, t->down.lanes[0]);
-  NAME(clear)(t, t->across.largest, t->down.lanes[1]);
-  if (!rows)
-    for (int64_t c = 0; c < t->columns; c++)
-      t->across.pivot[c] = type == F32 ? ((const float *)from)[c] : widen(((const uint16_t *)from)[c]);
-  if (type == BF16 && rows) NAME(first_image_bf16)(t, from, pitch);
-  else if (type == BF16) NAME(first_tokens_bf16)(t, from, pitch);
-  else if (!rows) NAME(first_tokens)(t, from, pitch);
-  else if (from == (const void *)t->x) NAME(first_narrow_image)(t, from, pitch);
-  else NAME(first_image)(t, from, pitch);
-}
-
-TARGET static void NAME(second_pass)(tile *t, int rows) {
-  NAME(clear)(t, t->across.second, t->down.lanes[2]);
-  NAME(clear)(t, t->across.third, t->down.lanes[3]);
-  NAME(clear)(t, t->across.fourth, t->down.lanes[4]);
-  if (rows && t->scale == 1.0f) NAME(second_image)(t);
-  else if (rows) NAME(second_image_scaled)(t);
-  else if (t->scale == 1.0f) NAME(second_tokens)(t);
-  else NAME(second_tokens_scaled)(t);
+/* `rows` says that channels are rows. */
+TARGET static void NAME(first_pass)(tile *t, int rows) {
+  const int unit = t->scale == 1.0f;
+  float *const cleared[5] = {t->across.sum, t->across.second, t->across.third, t->across.fourth,
+                             t->across.largest};
+  for (int k = 0; k < 5; k++)
+    memset(cleared[k], 0, (size_t)at_least(t->columns, LANES) * sizeof(float));
+  if (t->type == F32 && rows) (unit ? NAME(image) : NAME(image_scaled))(t);
+  else if (t->type == F32) (unit ? NAME(tokens) : NAME(tokens_scaled))(t);
+  else if (rows) (unit ? NAME(image_bf16) : NAME(image_bf16_scaled))(t);
+  else (unit ? NAME(tokens_bf16) : NAME(tokens_bf16_scaled))(t);
 }
 
 /* Half as many numbers, each of two neighbours: their sum, or the larger magnitude. */
@@ -241,12 +244,17 @@ TARGET static void NAME(largest_lane)(float *lanes, float *spare, float *out, in
   NAME(halve_magnitudes)((const uint32_t *)lanes, (uint32_t *)out, rows);
 }
 
-#undef PASS
+/* The tokens of a tile once more, about their own means: `sum` of their side. */
+TARGET static void NAME(second_pass)(tile *t, int rows) {
+  if (rows) {
+    memset(t->across.second, 0, (size_t)at_least(t->columns, LANES) * sizeof(float));
+    memset(t->across.fourth, 0, (size_t)at_least(t->columns, LANES) * sizeof(float));
+    (t->type == F32 ? NAME(centred_image) : NAME(centred_image_bf16))(t);
+    return;
+  }
+  (t->type == F32 ? NAME(centred_tokens) : NAME(centred_tokens_bf16))(t);
+  NAME(add_lanes)(t->down.lanes[1], t->down.spare, t->down.second, t->rows);
+  NAME(add_lanes)(t->down.lanes[3], t->down.spare, t->down.fourth, t->rows);
+}
+
 #undef EACH_VECTOR
-#undef FLOATS
-#undef INTS
-#undef AT
-#undef INTS_AT
-#undef SPREAD
-#undef MAGNITUDE
-#undef KEEP

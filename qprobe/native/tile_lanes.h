@@ -1,5 +1,8 @@
 /* From a tile's sums to channels and tokens. summary.c includes this file once per instruction set.
  *
+ * Sums of channels are of distances from a pivot near the mean, sums of tokens of distances from one
+ * number for all; both are moved to the mean afterwards, which loses what the mean lies away. Tokens
+ * whose mean lies far away are gone through a second time, such channels in float64.
  * float32 holds the fourth power of what is at least 2^-30 after scaling. A channel or token that is
  * smaller than that, and any that has NaN or infinite elements, is done again by itself
  * in float64, without those elements; a tile with such elements is done again as a whole.
@@ -7,29 +10,35 @@
 
 #define TINY 0x1p-30f  /* magnitude, scaled */
 #define FLAT 0x1p-56f  /* variance, scaled */
+/* How far a mean may lie from the pivot: its square over the variance. Sums of fourth powers then are
+ * up to 40 times what is left of them, which multiplies their rounding. */
+#define FAR 4.0f
+#define GUESSED 16 /* tokens that say where the mean may lie */
 
 typedef struct {
   int64_t n, nan, infinite;
   double mean, m2, m3, m4, largest;
 } NAME(exact);
 
-/* Moments in float64 of n elements, `step` apart, without NaN and infinity. */
-TARGET static NAME(exact) NAME(in_float64)(const float *x, int64_t n, int64_t step) {
+/* Moments in float64 of n elements from `at` on, `step` apart, without NaN and infinity. */
+TARGET static NAME(exact) NAME(in_float64)(const observation *o, int64_t at, int64_t n, int64_t step) {
   NAME(exact) s = {0};
   for (int64_t i = 0; i < n; i++) {
-    const uint32_t a = magnitude(x[i * step]);
+    const float x = NAME(element)(o, at + i * step);
+    const uint32_t a = magnitude(x);
     s.nan += a > NONFINITE;
     s.infinite += a == NONFINITE;
     if (a >= NONFINITE) continue;
     s.n++;
-    s.mean += x[i * step];
+    s.mean += x;
     if (s.largest < from_bits(a)) s.largest = from_bits(a);
   }
   if (!s.n) return s;
   s.mean /= (double)s.n;
   for (int64_t i = 0; i < n; i++) {
-    if (magnitude(x[i * step]) >= NONFINITE) continue;
-    const double d = x[i * step] - s.mean, d2 = d * d;
+    const float x = NAME(element)(o, at + i * step);
+    if (magnitude(x) >= NONFINITE) continue;
+    const double d = x - s.mean, d2 = d * d;
     s.m2 += d2;
     s.m3 += d2 * d;
     s.m4 += d2 * d2;
@@ -37,115 +46,152 @@ TARGET static NAME(exact) NAME(in_float64)(const float *x, int64_t n, int64_t st
   return s;
 }
 
-/* Means and centres. A channel's is a sum of two floats: centre + rest. */
-TARGET static void NAME(centre_channels)(const tile *t, side *c, int64_t elements) {
-  const float part = 1.0f / (float)elements, scale = t->scale;
-  for (int64_t i = 0; i < c->count; i++) {
-    const float p = c->pivot[i], d = c->sum[i] * part, mean = p + d, of_d = mean - p;
-    const float rest = (p - (mean - of_d)) + (d - of_d);
-    c->mean[i] = mean;
-    c->rest[i] = rest * scale;
-    c->centre[i] = -(mean * scale);
-  }
-}
-
-TARGET static void NAME(centre_tokens)(const tile *t, side *s, int64_t elements) {
-  for (int64_t i = 0; i < s->count; i++) {
-    s->mean[i] = s->sum[i] / (float)elements;
-    s->centre[i] = -(s->mean[i] * t->scale);
-  }
-}
-
-/* Nothing where float32 holds the powers of the i-th channel or token. */
-INLINE int NAME(too_small)(const side *s, int64_t i, float scale, float elements) {
-  const float a = s->largest[i] * scale, v = s->second[i];
-  return ((a < TINY) & (a > 0.0f)) | ((v < FLAT * elements) & (v > 0.0f));
-}
-
-TARGET static int NAME(any_too_small)(const side *s, float scale, float elements) {
-  int found = 0;
-  for (int64_t i = 0; i < s->count; i++) found |= NAME(too_small)(s, i, scale, elements);
-  return found;
-}
-
-TARGET static void NAME(merge_exact)(pass *p, const float *x, int64_t c, int64_t elements, int64_t step) {
-  const NAME(exact) s = NAME(in_float64)(x, elements, step);
-  double *channels = p->o->channels, *largest = channels + 5 * p->o->length + c;
+/* `elements` of channel c, from `at` on. */
+TARGET static void NAME(merge_exact)(pass *p, int64_t at, int64_t c, int64_t elements) {
+  const int64_t length = p->o->length;
+  const NAME(exact) s = NAME(in_float64)(p->o, at, elements, p->tokens_are_rows ? length : 1);
+  double *channel = p->o->channels + c, *largest = channel + 5 * length;
   p->o->nonfinite[0] += s.nan;
   p->o->nonfinite[1] += s.infinite;
   const double b[5] = {(double)s.n, s.mean, s.m2, s.m3, s.m4};
-  if (s.n) merge(channels, c, p->o->length, b);
+  if (s.n) merge(channel, length, b);
   if (*largest < s.largest) *largest = s.largest;
 }
 
-/* A channel's float32 sums about its centre as central moments. */
-typedef struct {
-  double mean, m2, m3, m4;
-} NAME(moments);
-
-TARGET INLINE NAME(moments) NAME(moments_of)(const side *c, int64_t i, float n, double back) {
-  const float e = c->rest[i], e2 = e * e, t2 = c->second[i], t3 = c->third[i];
-  const float m2 = t2 - n * e2, m3 = t3 - 3.0f * e * t2 + 2.0f * n * e2 * e;
-  const float m4 = c->fourth[i] - 4.0f * e * t3 + 6.0f * e2 * t2 - 3.0f * n * e2 * e2;
-  const double back2 = back * back;
-  const NAME(moments) b = {(double)c->mean[i] + (double)e * back, (m2 > 0.0f ? m2 : 0.0f) * back2,
-                           m3 * (back2 * back), (m4 > 0.0f ? m4 : 0.0f) * (back2 * back2)};
-  return b;
-}
-
-/* Merge `m` elements each into channels that have `a` elements: `merge`, with the factors taken out. */
-TARGET static void NAME(merge_equal)(pass *p, const side *c, double m, int64_t first, int64_t stop) {
-  const int64_t length = p->o->length;
-  double *restrict counts = p->o->channels, *restrict means = counts + length;
-  double *restrict m2s = means + length, *restrict m3s = m2s + length, *restrict m4s = m3s + length;
-  const double a = counts[first], part = 1.0 / (a + m), am = a * m * part, a1 = a * part, m1 = m * part;
-  const double f3 = am * (a1 - m1), f4 = am * (a1 * a1 - a1 * m1 + m1 * m1);
-  const double back = 1.0 / (double)p->t.scale;
-  const side s = *c;
-  for (int64_t i = first; i < stop; i++) {
-    const NAME(moments) b = NAME(moments_of)(&s, i, (float)m, back);
-    const double d = b.mean - means[i], d2 = d * d, m2 = m2s[i], m3 = m3s[i];
-    m4s[i] += b.m4 + d2 * (d2 * f4 + 6.0 * (a1 * a1 * b.m2 + m1 * m1 * m2)) + 4.0 * d * (a1 * b.m3 - m1 * m3);
-    m3s[i] = m3 + b.m3 + d * (d2 * f3 + 3.0 * (a1 * b.m2 - m1 * m2));
-    m2s[i] = m2 + b.m2 + d2 * am;
-    means[i] += d * m1;
-    counts[i] = a + m;
+/* For each channel the mean of some of its tokens, taken from the first of them, so that a constant
+ * channel has its own value; 0 where it is not finite. */
+#define PIVOTS(name, type, images)                                                     \
+  TARGET static void NAME(name)(const observation *o, float *restrict pivots) {        \
+    const int64_t tokens = images ? o->inner : o->outer, token = images ? 1 : o->length; \
+    const int64_t channel = images ? o->inner : 1;                                     \
+    for (int64_t i = 0; i < o->length; i++) {                                          \
+      float first = 0.0f, sum = 0.0f;                                                  \
+      for (int k = 0; k < GUESSED; k++) {                                              \
+        const int64_t at = i * channel + (2 * k + 1) * tokens / (2 * GUESSED) * token; \
+        const float x = type == F32 ? ((const float *)o->x)[at] : widen(((const uint16_t *)o->x)[at]); \
+        if (!k) first = x;                                                             \
+        sum += x - first;                                                              \
+      }                                                                                \
+      const float pivot = first + sum * (1.0f / GUESSED);                              \
+      pivots[i] = magnitude(pivot) < NONFINITE ? pivot : 0.0f;                         \
+    }                                                                                  \
   }
+PIVOTS(pivots_of_tokens, F32, 0)
+PIVOTS(pivots_of_tokens_bf16, BF16, 0)
+PIVOTS(pivots_of_image, F32, 1)
+PIVOTS(pivots_of_image_bf16, BF16, 1)
+#undef PIVOTS
+
+/* Pivots of channels, their mean for tokens, and the scale that goes with them. */
+TARGET static void NAME(find_pivots)(pass *p) {
+  const observation *o = p->o;
+  const int images = !p->tokens_are_rows;
+  double sum = 0.0;
+  p->furthest = 0;
+  if (o->type == F32) (images ? NAME(pivots_of_image) : NAME(pivots_of_tokens))(o, p->pivots);
+  else (images ? NAME(pivots_of_image_bf16) : NAME(pivots_of_tokens_bf16))(o, p->pivots);
+  for (int64_t i = 0; i < o->length; i++) {
+    sum += p->pivots[i];
+    p->furthest = max_u32(p->furthest, magnitude(p->pivots[i]));
+  }
+  p->pivot = (float)(sum / (double)o->length);
+  p->t.scale = scale_of(p->furthest);
 }
 
-/* Channels first..stop from their float32 sums. */
-TARGET static void NAME(merge_run)(pass *p, const side *c, int64_t elements, int64_t first, int64_t stop) {
+/* Begin a run of tiles whose sums are added up, under a scale and from the tile's first token on. */
+TARGET static void NAME(begin_run)(pass *p, float scale) {
   const int64_t length = p->o->length;
+  side *channels = p->tokens_are_rows ? &p->t.across : &p->t.down;
+  p->run_at = p->t.at;
+  p->run = 0;
+  p->t.scale = scale;
+  p->t.offset = -(p->pivot * scale);
+  for (int64_t i = 0; i < length; i++) channels->offset[i] = -(p->pivots[i] * scale);
+  memset(p->peak, 0, (size_t)length * sizeof(float));
+  memset(p->raw[0], 0, (size_t)(4 * length) * sizeof(double));
+}
+
+/* Add a tile's sums to the run. */
+TARGET static void NAME(add_channels)(pass *p, const side *c, int64_t elements) {
+  double *restrict one = p->raw[0], *restrict two = p->raw[1], *restrict three = p->raw[2];
+  double *restrict four = p->raw[3];
+  float *restrict peak = p->peak;
+  for (int64_t i = 0; i < c->count; i++) {
+    one[i] += c->sum[i];
+    two[i] += c->second[i];
+    three[i] += c->third[i];
+    four[i] += c->fourth[i];
+    peak[i] = c->largest[i] > peak[i] ? c->largest[i] : peak[i];
+  }
+  p->run += elements;
+}
+
+/* The run's sums as central moments, merged into the channels (Pébay 2008, equations 3.1). A channel
+ * that sums in float32 do not tell well gets no elements here; returns whether there is one. */
+TARGET static int NAME(merge_run)(pass *p) {
+  const int64_t length = p->o->length;
+  const double n = (double)p->run, back = 1.0 / (double)p->t.scale, back2 = back * back;
   double *restrict channels = p->o->channels, *restrict largest = channels + 5 * length;
-  int unequal = 0;
-  if (first == stop) return;
-  for (int64_t i = first; i < stop; i++) {
-    unequal |= channels[i] != channels[first];
-    largest[i] = c->largest[i] > largest[i] ? c->largest[i] : largest[i];
+  double *restrict one = p->raw[0], *restrict two = p->raw[1], *restrict three = p->raw[2];
+  double *restrict four = p->raw[3];
+  int left_out = 0;
+  for (int64_t i = 0; i < length; i++) {
+    const double e = one[i] / n, e2 = e * e, m2 = two[i] - n * e2;
+    const double m3 = three[i] - 3.0 * e * two[i] + 2.0 * n * e2 * e;
+    const double m4 = four[i] - 4.0 * e * three[i] + 6.0 * e2 * two[i] - 3.0 * n * e2 * e2;
+    const float a = p->peak[i] * p->t.scale;
+    const int bad = ((a < TINY) & (a > 0.0f)) | ((m2 < (double)FLAT * n) & (m2 > 0.0)) |
+                    (n * e2 > (double)FAR * m2);
+    left_out |= bad;
+    one[i] = bad ? 0.0 : n;
+    const double part[5] = {one[i], bad ? 0.0 : p->pivots[i] + e * back, bad ? 0.0 : m2 * back2,
+                            bad ? 0.0 : m3 * back2 * back, bad ? 0.0 : m4 * back2 * back2};
+    merge(channels + i, length, part);
+    largest[i] = p->peak[i] > largest[i] ? p->peak[i] : largest[i];
   }
-  if (!unequal) {
-    NAME(merge_equal)(p, c, (double)elements, first, stop);
-    return;
-  }
-  for (int64_t i = first; i < stop; i++) {
-    const NAME(moments) b = NAME(moments_of)(c, i, (float)elements, 1.0 / (double)p->t.scale);
-    const double part[5] = {(double)elements, b.mean, b.m2, b.m3, b.m4};
-    merge(channels, i, length, part);
-  }
+  return left_out;
 }
 
-TARGET static void NAME(merge_channels)(pass *p, const side *c, int64_t elements) {
-  const tile *t = &p->t;
-  const int64_t along = p->tokens_are_rows ? 1 : t->stride, step = p->tokens_are_rows ? t->stride : 1;
-  int64_t first = 0;
-  if (NAME(any_too_small)(c, t->scale, (float)elements))
-    for (int64_t i = 0; i < c->count; i++)
-      if (NAME(too_small)(c, i, t->scale, (float)elements)) {
-        NAME(merge_run)(p, c, elements, first, i);
-        NAME(merge_exact)(p, t->x + i * along, i, elements, step);
-        first = i + 1;
-      }
-  NAME(merge_run)(p, c, elements, first, c->count);
+TARGET static void NAME(end_run)(pass *p) {
+  if (p->run && NAME(merge_run)(p))
+    for (int64_t i = 0; i < p->o->length; i++)
+      if (p->raw[0][i] == 0.0)
+        NAME(merge_exact)(p, p->run_at + i * (p->tokens_are_rows ? 1 : p->o->inner), i, p->run);
+  p->run = 0;
+}
+
+/* Sums about the offset as mean, second and fourth moment, scaled; says whether some lie far away. */
+TARGET static int NAME(centre_tokens)(const tile *t, side *s, int64_t elements) {
+  const float n = (float)elements, part = 1.0f / n;
+  int far = 0;
+  for (int64_t i = 0; i < s->count; i++) {
+    const float e = s->sum[i] * part, e2 = e * e, t2 = s->second[i];
+    const float m2 = t2 - n * e2;
+    s->fourth[i] = s->fourth[i] - 4.0f * e * s->third[i] + 6.0f * e2 * t2 - 3.0f * n * e2 * e2;
+    s->second[i] = m2;
+    s->sum[i] = e - t->offset;
+    far |= (n * e2 > FAR * m2) & (s->largest[i] > 0.0f);
+  }
+  return far;
+}
+
+/* Below this variance float32 does not hold the powers of a token's distances from its mean, or the mean,
+ * which was found from distances from the offset, is too rough. */
+TARGET static float NAME(flat)(const tile *t) {
+  const float rough = t->offset * t->offset * 0x1p-26f;
+  return rough > FLAT ? rough : FLAT;
+}
+
+/* Nothing where float32 tells the shape of the i-th token. */
+INLINE int NAME(too_small)(const side *s, int64_t i, float scale, float flat) {
+  const float a = s->largest[i] * scale, v = s->second[i];
+  return ((a < TINY) & (a > 0.0f)) | ((v < flat) & (v > 0.0f));
+}
+
+TARGET static int NAME(any_too_small)(const side *s, float scale, float flat) {
+  int found = 0;
+  for (int64_t i = 0; i < s->count; i++) found |= NAME(too_small)(s, i, scale, flat);
+  return found;
 }
 
 /* Bins of a token: mean square, largest and kurtosis; the last bin where there is none. */
@@ -157,7 +203,7 @@ typedef struct {
  * not tell a token from a constant. */
 TARGET INLINE NAME(bins) NAME(bins_of)(float mean, float m2, float m4, float n, float largest, int32_t shift) {
   const float square = mean * mean + m2 / n;
-  const int constant = !(m2 > n * (mean * mean * 0x1p-42f));
+  const int constant = !(m2 > n * (mean * mean * 0x1p-42f)) | !(largest > 0.0f);
   NAME(bins) b = {quarter_octave(to_bits(square), SQUARE_FIRST, SQUARE, 2 * shift),
                   quarter_octave(to_bits(largest), LARGEST_FIRST, LARGEST, 0),
                   quarter_octave(to_bits(n * m4 / (m2 * m2)), KURTOSIS_FIRST, KURTOSIS, 0)};
@@ -174,9 +220,10 @@ TARGET static void NAME(count_token)(pass *p, NAME(bins) b) {
   tokens[SQUARE + LARGEST + 2 + b.kurtosis]++;
 }
 
-/* A token by itself; one with NaN or infinite elements is only counted. */
-TARGET static void NAME(count_exact)(pass *p, const float *x, int64_t n, int64_t step) {
-  const NAME(exact) s = NAME(in_float64)(x, n, step);
+/* The i-th token of the tile by itself; one with NaN or infinite elements is only counted. */
+TARGET static void NAME(count_exact)(pass *p, int64_t i) {
+  const int64_t n = p->o->length, at = p->t.at + i * (p->tokens_are_rows ? n : 1);
+  const NAME(exact) s = NAME(in_float64)(p->o, at, n, p->tokens_are_rows ? 1 : p->o->inner);
   if (s.n < n) {
     p->o->tokens[SQUARE + LARGEST + KURTOSIS + 3]++;
     return;
@@ -192,19 +239,17 @@ TARGET static void NAME(count_exact)(pass *p, const float *x, int64_t n, int64_t
 
 TARGET static void NAME(count_tokens)(pass *p, const side *s, int64_t elements) {
   const tile *t = &p->t;
-  const int64_t along = p->tokens_are_rows ? t->stride : 1, step = p->tokens_are_rows ? 1 : t->stride;
   const int32_t shift = BIAS - (int32_t)(to_bits(t->scale) >> 23);
-  const float n = (float)elements;
-  const int exact = NAME(any_too_small)(s, t->scale, n);
+  const float n = (float)elements, flat = NAME(flat)(t) * n;
+  const int exact = NAME(any_too_small)(s, t->scale, flat);
   for (int64_t first = 0; first < s->count; first += GROUP) {
     NAME(bins) bins[GROUP];
     const int64_t count = at_most(GROUP, s->count - first);
     for (int64_t i = 0; i < count; i++)
-      bins[i] = NAME(bins_of)(-s->centre[first + i], s->second[first + i], s->fourth[first + i], n,
+      bins[i] = NAME(bins_of)(s->sum[first + i], s->second[first + i], s->fourth[first + i], n,
                               s->largest[first + i], shift);
     for (int64_t i = 0; i < count; i++)
-      if (exact && NAME(too_small)(s, first + i, t->scale, n))
-        NAME(count_exact)(p, t->x + (first + i) * along, elements, step);
+      if (exact && NAME(too_small)(s, first + i, t->scale, flat)) NAME(count_exact)(p, first + i);
       else NAME(count_token)(p, bins[i]);
   }
 }
@@ -213,62 +258,66 @@ TARGET static void NAME(count_tokens)(pass *p, const side *s, int64_t elements) 
 
 /* A tile with NaN or infinite elements. */
 TARGET static void NAME(exact_tile)(pass *p, const side *channels, const side *tokens) {
-  const int64_t wide = p->t.stride;
-  const int64_t channel = p->tokens_are_rows ? 1 : wide, token = p->tokens_are_rows ? wide : 1;
+  const int64_t channel = p->tokens_are_rows ? 1 : p->o->inner;
   for (int64_t i = 0; i < channels->count; i++)
-    NAME(merge_exact)(p, p->t.x + i * channel, i, tokens->count, token);
-  for (int64_t i = 0; i < tokens->count; i++)
-    NAME(count_exact)(p, p->t.x + i * token, channels->count, channel);
+    NAME(merge_exact)(p, p->t.at + i * channel, i, tokens->count);
+  for (int64_t i = 0; i < tokens->count; i++) NAME(count_exact)(p, i);
 }
 
 /* The values of a tile that is narrower than a vector, in rows of LANES. */
-TARGET static void NAME(pad)(pass *p, const void *from, int64_t pitch) {
-  for (int64_t r = 0; r < p->t.rows; r++)
-    for (int64_t c = 0; c < LANES; c++) {
-      const int64_t at = r * pitch + c;
-      float v = 0.0f;
-      if (c < p->t.columns)
-        v = p->o->type == F32 ? ((const float *)from)[at] : widen(((const uint16_t *)from)[at]);
-      p->values[r * LANES + c] = v;
-    }
+TARGET static void NAME(pad)(pass *p) {
+  tile *t = &p->t;
+  for (int64_t r = 0; r < t->rows; r++)
+    for (int64_t c = 0; c < LANES; c++)
+      p->values[r * LANES + c] = c < t->columns ? NAME(element)(p->o, t->at + r * t->pitch + c) : 0.0f;
+  t->from = p->values;
+  t->pitch = LANES;
+  t->type = F32;
 }
 
-/* The tile at `from`, in rows `pitch` apart. */
-TARGET static void NAME(one_tile)(pass *p, const void *from, int64_t pitch) {
+/* The sums of the tile under its scale, and the bits of its largest magnitude. */
+TARGET static uint32_t NAME(sum_tile)(pass *p) {
   tile *t = &p->t;
-  const int narrow = t->columns < LANES, rows = !p->tokens_are_rows;
-  int type = (int)p->o->type;
-  if (narrow) {
-    NAME(pad)(p, from, pitch);
-    from = p->values;
-    pitch = LANES;
-    type = F32;
-  }
-  const int direct = narrow || (type == F32 && p->tokens_are_rows);
-  t->x = direct ? from : p->values;
-  t->stride = direct ? pitch : t->columns + (rows ? WIDEST : 0); /* no two rows in one set of the cache */
-  side *channels = rows ? &t->down : &t->across, *tokens = rows ? &t->across : &t->down;
-  t->down.count = t->rows;
-  t->across.count = t->columns;
-  if (rows)
-    for (int64_t r = 0; r < t->rows; r++)
-      t->down.pivot[r] = type == F32 ? ((const float *)from)[r * pitch] : widen(((const uint16_t *)from)[r * pitch]);
-  NAME(first_pass)(t, from, pitch, type, rows);
-  NAME(add_lanes)(t->down.lanes[0], t->down.spare, t->down.sum, t->rows);
-  NAME(largest_lane)(t->down.lanes[1], t->down.spare, t->down.largest, t->rows);
+  side *const rows = &t->down;
   uint32_t top = 0;
-  for (int64_t r = 0; r < t->rows; r++) top = max_u32(top, to_bits(t->down.largest[r]));
+  NAME(first_pass)(t, !p->tokens_are_rows);
+  NAME(largest_lane)(rows->lanes[4], rows->spare, rows->largest, t->rows);
+  for (int64_t r = 0; r < t->rows; r++) top = max_u32(top, to_bits(rows->largest[r]));
+  if (top >= NONFINITE) return top;
+  NAME(add_lanes)(rows->lanes[0], rows->spare, rows->sum, t->rows);
+  NAME(add_lanes)(rows->lanes[1], rows->spare, rows->second, t->rows);
+  NAME(add_lanes)(rows->lanes[2], rows->spare, rows->third, t->rows);
+  NAME(add_lanes)(rows->lanes[3], rows->spare, rows->fourth, t->rows);
+  return top;
+}
+
+/* The tile of `rows` rows and `columns` columns whose first element is the at-th. */
+TARGET static void NAME(one_tile)(pass *p, int64_t at, int64_t rows, int64_t columns) {
+  tile *t = &p->t;
+  const observation *o = p->o;
+  side *channels = p->tokens_are_rows ? &t->across : &t->down;
+  side *tokens = p->tokens_are_rows ? &t->down : &t->across;
+  t->at = at;
+  t->from = (const char *)o->x + at * (o->type == F32 ? 4 : 2);
+  t->type = (int)o->type;
+  t->pitch = p->tokens_are_rows ? o->length : o->inner;
+  t->rows = t->down.count = rows;
+  t->columns = t->across.count = columns;
+  if (columns < LANES) NAME(pad)(p);
+  if (!p->run) NAME(begin_run)(p, t->scale);
+  uint32_t top = NAME(sum_tile)(p);
+  const uint32_t reach = max_u32(top, p->furthest);
+  if (reach && top < NONFINITE && !fits(reach, t->scale)) {
+    NAME(end_run)(p);
+    NAME(begin_run)(p, scale_of(reach));
+    top = NAME(sum_tile)(p);
+  }
   if (top >= NONFINITE) {
+    NAME(end_run)(p);
     NAME(exact_tile)(p, channels, tokens);
   } else {
-    t->scale = top ? scale_of(top) : 1.0f;
-    NAME(centre_channels)(t, channels, tokens->count);
-    NAME(centre_tokens)(t, tokens, channels->count);
-    NAME(second_pass)(t, rows);
-    NAME(add_lanes)(t->down.lanes[2], t->down.spare, t->down.second, t->rows);
-    if (rows) NAME(add_lanes)(t->down.lanes[3], t->down.spare, t->down.third, t->rows);
-    NAME(add_lanes)(t->down.lanes[4], t->down.spare, t->down.fourth, t->rows);
-    NAME(merge_channels)(p, channels, tokens->count);
+    NAME(add_channels)(p, channels, tokens->count);
+    if (NAME(centre_tokens)(t, tokens, channels->count)) NAME(second_pass)(t, !p->tokens_are_rows);
     NAME(count_tokens)(p, tokens, channels->count);
   }
   NAME(sample_tile)(p, tokens);
@@ -276,18 +325,29 @@ TARGET static void NAME(one_tile)(pass *p, const void *from, int64_t pitch) {
 
 TARGET static void NAME(summarise)(pass *p) {
   const observation *o = p->o;
-  const int64_t size = o->type == F32 ? 4 : 2, most = tokens_of_tile(o->length, o->inner);
+  const int64_t most = tokens_of_tile(o->length, o->inner);
   const int64_t tokens = p->tokens_are_rows ? o->outer : o->inner, images = p->tokens_are_rows ? 1 : o->outer;
-  for (int64_t image = 0; image < images; image++)
+  NAME(find_pivots)(p);
+  for (int64_t image = 0; image < images; image++) {
     for (int64_t first = 0; first < tokens; first += most) {
       const int64_t count = at_most(most, tokens - first);
-      const int64_t at = p->tokens_are_rows ? first * o->length : image * o->length * o->inner + first;
-      p->t.rows = p->tokens_are_rows ? count : o->length;
-      p->t.columns = p->tokens_are_rows ? o->length : count;
       p->first = image * tokens + first;
-      NAME(one_tile)(p, (const char *)o->x + at * size, p->tokens_are_rows ? o->length : o->inner);
+      if (p->tokens_are_rows) NAME(one_tile)(p, first * o->length, count, o->length);
+      else NAME(one_tile)(p, image * o->length * o->inner + first, o->length, count);
     }
+    NAME(end_run)(p);
+  }
 }
 
 #undef TINY
 #undef FLAT
+#undef FAR
+#undef GUESSED
+#undef FLOATS
+#undef INTS
+#undef AT
+#undef INTS_AT
+#undef SPREAD
+#undef MAGNITUDE
+#undef KEEP
+#undef SIZE

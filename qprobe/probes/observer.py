@@ -42,6 +42,8 @@ class _Wanted:
     interval: int = 0
     alone: list[Slot] = field(default_factory=list)
     together: list[Slot] = field(default_factory=list)
+    #: The axis of channels, by the number of dimensions.
+    axes: dict[int, int] = field(default_factory=dict)
 
 
 class _Drawing(Mapping[Role, Tensor]):
@@ -218,7 +220,7 @@ class Observer:
             self.looks += 1
             if wanted.measure is not None:
                 began = self._clock()
-                self._summarise(key, tensor, wanted.measure, passing)
+                self._summarise(key, tensor, wanted, passing)
                 self._charge(wanted.interval, began)
             for slot in wanted.alone:
                 self._observe(slot, {key.role: tensor}, passing)
@@ -229,8 +231,11 @@ class Observer:
         seconds = self._clock() - began
         self.spent[interval] = self.spent.get(interval, 0.0) + seconds
 
-    def _summarise(self, key: Site, tensor: Tensor, measure: Sampled, passing: int) -> None:
-        axis = channel_axis(key, self._modules.get(key), tensor.dim())
+    def _summarise(self, key: Site, tensor: Tensor, wanted: _Wanted, passing: int) -> None:
+        dims, measure = tensor.dim(), wanted.measure or Sampled.NOTHING
+        axis = wanted.axes.get(dims)
+        if axis is None:
+            axis = wanted.axes[dims] = channel_axis(key, self._modules.get(key), dims)
         tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
         summary = self._summaries.get(key)
         if summary is None or summary.buffer.device != tensor.device:

@@ -21,7 +21,7 @@ from qprobe.stats.moments import Moments
 
 #: Elements of a piece: few enough that intermediate results stay in the last-level cache, enough
 #: that the calls into PyTorch count little.
-_PIECE = 1 << 17
+_PIECE = 1 << 18
 _PIECE_ON_DEVICE = 1 << 24
 #: Below a variance of (2^-21 mean)² float32 does not tell a token from a constant.
 _CONSTANT = 2.0**-42
@@ -152,22 +152,32 @@ def _rows(x: Tensor, sample: Sample) -> Tensor:
 
 def _sample(fields: Fields, rows: Tensor, sampled: Sampled) -> None:
     """Histogram and errors of sampled tokens; those with NaN or infinity are in no error."""
-    if Sampled.HISTOGRAM in sampled:
-        fields.magnitudes.add_(MagnitudeHistogram.of(rows).counts)
+    counted = MagnitudeHistogram.of(rows) if Sampled.HISTOGRAM in sampled else None
+    if counted is not None:
+        fields.magnitudes.add_(counted.counts)
     if not sampled & (Sampled.NVFP4 | Sampled.INT4):
         return
-    finite = rows.abs().amax(1, keepdim=True) < torch.inf
-    kept = rows
-    if rows.device.type != "cpu" or not bool(finite.all()):
-        kept = torch.where(finite, rows, 0.0)
-    there = torch.count_nonzero(kept)
+    kept = rows.abs()
+    largest = kept.amax(1, keepdim=True)
+    finite = largest < torch.inf
+    whole = rows.device.type == "cpu" and bool(finite.all())
+    if not whole:
+        kept, largest = torch.where(finite, kept, 0.0), torch.where(finite, largest, 0.0)
+    there = torch.count_nonzero(kept) if counted is None or not whole else counted.bins.sum()
     fields.energy[0] += _energy(kept)
     fields.counts[0] += finite.sum() * rows.shape[1]
     fields.counts[1] += there
     if Sampled.NVFP4 in sampled:
         _nvfp4(fields, kept, there)
     if Sampled.INT4 in sampled:
-        _int4(fields, kept, there)
+        _int4(fields, kept, largest, there)
+
+
+def _some(levels: Tensor, step: float) -> Tensor:
+    """How many are not 0 of levels that are 0 or at least ``step``, a power of two."""
+    if levels.device.type != "cpu" or levels.numel() > 1 << 23:  # float32 counts no further
+        return torch.count_nonzero(levels)
+    return (levels.clamp(max=step).sum() / step).long()
 
 
 def _energy(x: Tensor) -> Tensor:
@@ -179,20 +189,23 @@ def _energy(x: Tensor) -> Tensor:
 
 
 def _nvfp4(fields: Fields, rows: Tensor, there: Tensor) -> None:
-    padded = F.pad(rows.abs(), (0, -rows.shape[1] % NVFP4.block))
-    blocks = padded.view(rows.shape[0], -1, NVFP4.block)
+    """Errors of magnitudes."""
+    padding = -rows.shape[1] % NVFP4.block
+    blocks = (F.pad(rows, (0, padding)) if padding else rows).view(rows.shape[0], -1, NVFP4.block)
     # Bits order magnitudes as the numbers do, and short rows of integers are faster.
     largest = blocks.view(torch.int32).amax(2, keepdim=True).view(torch.float32)
     _, encode, decode = blockscale.scales(largest, fields.reference[0].float(), NVFP4)
     y = blocks * encode
-    fields.counts[3] += torch.count_nonzero(y > _SATURATED)
+    if y.device.type != "cpu" or float(y.amax()) > _SATURATED:
+        fields.counts[3] += torch.count_nonzero(y > _SATURATED)
     codes = e2m1_nearest_(y, torch.empty_like(y))
-    fields.counts[2] += there - torch.count_nonzero(codes)
+    fields.counts[2] += there - _some(codes, 0.5)
     fields.energy[1] += _energy(codes.mul_(decode).sub_(blocks))
 
 
-def _int4(fields: Fields, rows: Tensor, there: Tensor) -> None:
-    s = integer.scales(rows, INT4, (1,))
+def _int4(fields: Fields, rows: Tensor, largest: Tensor, there: Tensor) -> None:
+    """Errors of magnitudes, the largest of each row at hand."""
+    s = integer.scales(largest, INT4, (1,))
     codes = integer.codes(rows, INT4, s)
-    fields.counts[4] += there - torch.count_nonzero(codes)
-    fields.energy[2] += _energy(codes * s.scale - rows)
+    fields.counts[4] += there - _some(codes, 1.0)
+    fields.energy[2] += _energy(codes.mul_(s.scale).sub_(rows))

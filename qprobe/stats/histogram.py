@@ -83,13 +83,14 @@ def _count_exponents(x: Tensor, counts: Tensor) -> Tensor:
     """What :func:`magnitude_index` would give, counted, in fewer passes: exponents first."""
     bits = x.float().contiguous().view(torch.int32).flatten()
     exponents = torch.bincount((bits >> 23).bitwise_and_(255), minlength=256)
-    nonfinite = int(exponents[255])
+    smallest, nonfinite = int(exponents[0]), int(exponents[255])
     exponents[255] = 0
     octaves = torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)
     counts.index_add_(0, octaves.clamp_(0, MAGNITUDES - 1), exponents)
-    zeros = bits.numel() - torch.count_nonzero(bits & 0x7FFFFFFF)
-    counts[0] -= zeros
-    counts[MAGNITUDES] = zeros
+    if smallest:  # zeros and subnormal numbers
+        zeros = bits.numel() - torch.count_nonzero(bits & 0x7FFFFFFF)
+        counts[0] -= zeros
+        counts[MAGNITUDES] = zeros
     if nonfinite:
         nan = torch.count_nonzero(x.isnan())
         counts[MAGNITUDES + 1], counts[MAGNITUDES + 2] = nan, nonfinite - nan

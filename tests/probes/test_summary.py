@@ -13,7 +13,7 @@ from scipy import stats
 
 from qprobe.errors import InputError
 from qprobe.native import Sampled
-from qprobe.probes.summary import Summary, TokenSample
+from qprobe.probes.summary import ALL, Summary, TokenSample
 from qprobe.quant import INT4, NVFP4, Granularity, QuantSpec, fake_quantize
 from qprobe.stats.histogram import MagnitudeHistogram
 
@@ -105,6 +105,88 @@ def test_channels_and_tokens_far_smaller_than_the_rest_keep_their_shape(generato
     expected = stats.kurtosis(tokens_of(x, -1), 0, fisher=False)
     assert worst(s.moments().kurtosis(), expected) < 1e-5
     assert s.scalars()["tokens_constant"] == 0
+
+
+@pytest.mark.parametrize("shape", [(3152, 20), (2, 20, 40, 40)])
+def test_tokens_that_mislead_about_the_mean_change_nothing(shape, generator):
+    axis = 1 if len(shape) > 2 else -1
+    x = torch.randn(shape, generator=generator)
+    tokens = x.movedim(axis, -1)[0].view(-1, 20) if axis == 1 else x
+    tokens[[(2 * k + 1) * len(tokens) // 32 for k in range(16)]] += 1e3
+    x = tokens.T.reshape(1, 20, 40, 40).contiguous() if axis == 1 else tokens
+    m = summarise(x, axis, measure=Sampled.NOTHING).moments()
+    wide = tokens_of(x, axis)
+    assert worst(m.kurtosis(), stats.kurtosis(wide, 0, fisher=False)) < 1e-5
+    assert worst(m.m2 / m.n, wide.var(0)) < 1e-5
+
+
+def test_empty_tokens_mislead_about_the_magnitude_only_at_first(generator):
+    x = torch.randn(3152, 20, generator=generator) * 1e15
+    x[[(2 * k + 1) * len(x) // 32 for k in range(16)]] = 0
+    m = summarise(x, measure=Sampled.NOTHING).moments()
+    assert worst(m.kurtosis(), stats.kurtosis(tokens_of(x, -1), 0, fisher=False)) < 1e-5
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((700, 48), -1), ((3, 24, 15, 13), 1)])
+def test_tokens_may_lie_anywhere(shape, axis, generator):
+    x = torch.randn(shape, generator=generator)
+    away = x.select(axis, 0).unsqueeze(axis)
+    x = x + 1e3 * away
+    wide = tokens_of(x, axis)
+    found = summarise(x, axis, measure=Sampled.NOTHING).scalars()
+    kurtosis = stats.kurtosis(wide, 1, fisher=False)
+    assert found["token_kurtosis_median"] == pytest.approx(np.median(kurtosis), rel=0.12)
+    assert found["token_kurtosis_p90"] == pytest.approx(np.quantile(kurtosis, 0.9), rel=0.12)
+    assert found["tokens_constant"] == 0
+
+
+def test_parts_of_very_different_magnitude_keep_their_tokens(generator):
+    x = torch.randn(900, 48, generator=generator)
+    x[:300] *= 1e-15
+    x[600:] *= 1e15
+    s = summarise(x)
+    assert worst(s.moments().kurtosis(), stats.kurtosis(tokens_of(x, -1), 0, fisher=False)) < 1e-5
+    expected = np.median(stats.kurtosis(tokens_of(x, -1), 1, fisher=False))
+    assert s.scalars()["token_kurtosis_median"] == pytest.approx(expected, rel=0.12)
+    assert s.scalars()["tokens_constant"] == 0
+
+
+@pytest.mark.parametrize("channels", [20, 21, 23, 27])
+def test_small_tokens_beside_others_that_have_a_mean_keep_their_shape(channels, generator):
+    x = torch.randn(400, channels, generator=generator)
+    x[2::5] += 10  # where the kernel looks for the mean
+    small = torch.arange(400) % 5 != 2
+    x[small] *= 1e-8
+    found = summarise(x).scalars()
+    expected = np.median(stats.kurtosis(tokens_of(x, -1), 1, fisher=False))
+    assert found["token_kurtosis_median"] == pytest.approx(expected, rel=0.12)
+    assert found["tokens_constant"] == 0
+
+
+def test_empty_tokens_beside_others_have_no_kurtosis(generator):
+    x = torch.randn(400, 32, generator=generator) + 10
+    x[::3] = 0
+    found = summarise(x).scalars()
+    assert (found["tokens_zero"], found["tokens_constant"]) == (134, 134)
+
+
+def test_a_tensor_like_the_last_one_is_read_as_if_it_were_the_first(generator):
+    x = torch.randn(2, 100, 24, generator=generator)
+    kinds = [x, 2 * x, x.bfloat16(), x.bfloat16() * 3, x[:, ::2], x[:, ::2] + 1, x.mT, x.mT * 2]
+    together = Summary(24)
+    apart = together.fresh()
+    for number, kind in enumerate(kinds):
+        axis = 1 if kind.shape[1] == 24 else -1
+        how = {"sample": TokenSample(draw=number), "measure": ~Sampled.INT4 if number > 2 else ALL}
+        together.observe(kind, axis, **how)
+        one = apart.fresh()
+        one._last = None
+        one.observe(kind, axis, **how)
+        apart = apart.merge(one)
+    for name in ("nonfinite", "magnitudes", "tokens", "reference"):
+        assert torch.equal(getattr(together.fields, name), getattr(apart.fields, name)), name
+    torch.testing.assert_close(together.fields.energy, apart.fields.energy)
+    torch.testing.assert_close(together.fields.channels, apart.fields.channels, rtol=1e-6, atol=0)
 
 
 @settings(
