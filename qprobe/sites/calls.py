@@ -29,6 +29,7 @@ _SAME = {
     "multiply": "mul",
     "mm": "matmul",
     "bmm": "matmul",
+    "baddbmm": "matmul",
     "einsum": "matmul",
     "scaled_dot_product_attention": "sdpa",
 }

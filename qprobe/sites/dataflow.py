@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qprobe.sites.calls import WHOLE, Call
+from qprobe.sites.scores import Probabilities, Scaled, Scores
 
 #: Operations that make a tensor from the shape of another, not from its values.
 _SHAPED_AFTER = ("new", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like")
@@ -53,9 +54,10 @@ class Origin:
     node: Node | None = None
     from_batch: bool = False
     learned: bool = False  # made of parameters alone
-    scores: Call | None = None  # the product of queries and keys that this was made from
-    scale: float | None = None  # what that was multiplied with; None where it cannot be told
-    probabilities: tuple[Call, Call] | None = None  # that product, and the softmax
+    heads: int | None = None  # how many heads each sample holds, where they were folded into it
+    scaled: Scaled | None = None  # the multiplication by a number that has made this
+    scores: Scores | None = None
+    probabilities: Probabilities | None = None
 
 
 _CONSTANT = Origin()
