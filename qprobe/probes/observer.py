@@ -1,6 +1,7 @@
 """What happens when a hook hands a tensor over."""
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from qprobe.errors import UnsuitableError
 from qprobe.native import Sampled
 from qprobe.probes import op
 from qprobe.probes.assignment import Slot
@@ -97,6 +99,7 @@ class Observer:
         #: attention whose queries and keys could not be told.
         self.looked: set[Slot] = set()
         self._references: dict[str, Tensor] = {}
+        self._told: set[Site] = set()
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
         self._sites = tuple(dict.fromkeys(site for slot in slots for site in slot.sites))
@@ -212,7 +215,7 @@ class Observer:
     def _look(self, site: Site, tensor: Tensor, passing: int) -> None:
         key = site.merged
         wanted = self._wanted.get(key)
-        if wanted is None or not tensor.is_floating_point():
+        if wanted is None or not _dense(tensor):
             return
         with self._lock:  # backward has a thread for each device
             self.looks += 1
@@ -233,6 +236,11 @@ class Observer:
         axis = channel_axis(key, self._modules.get(key), tensor.dim())
         tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
         summary = self._summaries.get(key)
+        if summary is not None and summary.channels != tensor.shape[axis]:
+            if key in self._summarised:
+                self._uneven(key, summary.channels, tensor.shape[axis])
+                return
+            summary = None
         if summary is None or summary.buffer.device != tensor.device:
             summary = Summary(tensor.shape[axis], tensor.device)
             if str(key) in self._references:
@@ -245,6 +253,16 @@ class Observer:
             error.add_note(f"while summarising {key}")
             raise
         self._summarised.add(key)
+
+    def _uneven(self, key: Site, channels: int, others: int) -> None:
+        """Say once that tensors of one step differ in their channels, and which of them count."""
+        if key not in self._told:
+            self._told.add(key)
+            warnings.warn(
+                f"{key} has {others} channels after {channels} in one step, and is summarised for "
+                "the first ones only; put a qprobe.sites.Tap where the channels are alike.",
+                stacklevel=2,
+            )
 
     def _gather(self, slot: Slot, site: Site, tensor: Tensor, passing: int) -> None:
         """One of several tensors of a call; the last one lets the probe look."""
@@ -278,6 +296,8 @@ class Observer:
         )
         try:
             state = slot.probe.observe(view)
+        except UnsuitableError:  # such as a layer that is one by its class alone: never looked at
+            return
         except Exception as error:
             shape = list(tensors[slot.site.role].shape)
             error.add_note(f"while the probe {slot}, shape {shape}, was looking")
@@ -288,3 +308,10 @@ class Observer:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether it can be read: real numbers in rows of one length, and not for torch.func only."""
+    plain = tensor.layout is torch.strided and not tensor.is_nested
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
+    return plain and tensor.is_floating_point() and not transformed

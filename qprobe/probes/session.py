@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qprobe.errors import InputError
 from qprobe.probes import carried, ranks
@@ -29,6 +28,7 @@ from qprobe.probes.packing import on_host
 from qprobe.probes.report import Report
 from qprobe.probes.results import Results, results
 from qprobe.probes.schedule import Schedule
+from qprobe.probes.updates import before_updates
 from qprobe.records import Array, Column, Record, Status
 from qprobe.sites import Capture, Sampling, Site, Trace
 
@@ -118,7 +118,7 @@ class Session:
     def _begin(self) -> None:
         self._capture.__enter__()
         self._capture.arm(())
-        self._optimizers = [register_optimizer_step_pre_hook(self._before_update)]
+        self._optimizers = [before_updates(self)]
         if self._settings.optimizer is not None:
             counted = self._settings.optimizer.register_step_post_hook
             self._optimizers.append(counted(lambda *_: self._step({})))
@@ -288,8 +288,9 @@ class Session:
             self._observer.loss_scale = float(scale() if callable(scale) else scale)
         self._capture.arm(self._observer.arm(self._armed.items()))
 
-    def _before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if self._armed:
+    def before_update(self, optimizer: torch.optim.Optimizer, given: tuple[Any, ...]) -> None:
+        """``optimizer`` is about to step with ``given``; with a closure it first runs the model."""
+        if self._armed and not any(callable(one) for one in given):
             held = {id(one) for group in optimizer.param_groups for one in group["params"]}
             self._read_weights(held & self._capture.parameters)
 

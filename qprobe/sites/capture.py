@@ -17,9 +17,11 @@ from qprobe.records.schema import Role
 from qprobe.sites.attending import Attending, Drawing, Drawn
 from qprobe.sites.attention import Attended, Logits, Sampling
 from qprobe.sites.calls import in_backward
-from qprobe.sites.dataflow import first_tensor
+from qprobe.sites.dataflow import first_argument, first_tensor
 from qprobe.sites.discover import Owner, by_path, owners
+from qprobe.sites.hook import Hook
 from qprobe.sites.intercept import Intercept
+from qprobe.sites.passes import Passes
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
 from qprobe.sites.watch import Watch, local_part, weight_of
@@ -101,6 +103,7 @@ class Capture:
         self._intercept = Intercept(model, foreign, trace, self) if trace and foreign else None
         self._foreign: frozenset[Site] = frozenset(foreign)
         self._intercepting = self._intercept is not None
+        self._passes = Passes()
         self._inside = False
         self._counts: Counter[tuple[Watch, bool]] = Counter()
         self._graded: set[tuple[Watch, int]] = set()
@@ -111,16 +114,13 @@ class Capture:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._remove)
-            if self._intercept is None:
-                self._handles.append(self._model.register_forward_pre_hook(self._begin))
-            else:
-                begin, end = self._begin_intercepted, self._end_intercepted
-                add = self._model.register_forward_pre_hook
-                self._handles.append(add(begin, with_kwargs=True))
-                self._handles.append(self._model.register_forward_hook(end, always_call=True))
+            begin, add = Hook(self._begin), self._model.register_forward_pre_hook
+            self._handles.append(add(begin, with_kwargs=True))
+            end = Hook(self._end)
+            self._handles.append(self._model.register_forward_hook(end, always_call=True))
             self._handles += self._attending.hook(self._model)
             for watch in self._watches:
-                hook = partial(self._called, watch)
+                hook = Hook(self._called, watch)
                 module = watch.owner.module
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
             self._stack = stack.pop_all()
@@ -139,6 +139,7 @@ class Capture:
 
         A compiled model hands over everything, whatever is armed.
         """
+        self._end_interrupted()
         armed = None if sites is None else frozenset(sites)
         for watch in self._watches:
             watch.arm(armed)
@@ -246,30 +247,41 @@ class Capture:
                 )
         return [Watch(*one) for one in plan.values()], foreign
 
-    def _begin(self, *_: object) -> None:
+    def _begin(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """A pass begins; calls inside the model are watched during it, if any is armed."""
         if torch.compiler.is_compiling() or in_backward():
-            return
+            return None
+        recording = torch.is_grad_enabled()
+        if not self._passes.enter(recording=recording):
+            return None
         self.passing += 1
-        self.recording = torch.is_grad_enabled()
+        self.recording = recording
         self._counts.clear()
         self._graded.clear()
         # Handles of graphs that are gone.
         self._gradients = [one for one in self._gradients if one.hooks_dict_ref() is not None]
-
-    def _begin_intercepted(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Watch calls inside the model during this pass, if any is armed."""
-        if in_backward() or self._inside:
-            return None
-        self._begin()
         if not self._intercepting or self._intercept is None:
             return None
         self._inside = True
         return self._intercept.begin(args, kwargs)
 
-    def _end_intercepted(self, *_: object) -> None:
-        if self._inside and not in_backward() and self._intercept is not None:
+    def _end(self, *_: object) -> None:
+        if torch.compiler.is_compiling() or in_backward():
+            return
+        if self._passes.outermost:
+            self._end_intercepted()
+        self._passes.leave()
+
+    def _end_interrupted(self) -> None:
+        """Forget a pass that was left without its end, as by a keyboard interrupt."""
+        if self._passes.begun:
+            self._end_intercepted()
+        self._passes.settle()
+
+    def _end_intercepted(self) -> None:
+        if self._inside and self._intercept is not None:
             self._inside = False
             self._intercept.end()
 
@@ -278,7 +290,9 @@ class Capture:
             handle.remove()
         self._handles.clear()
         self._gradients.clear()
-        self._end_intercepted()
+        self._end_interrupted()
+        if self._intercept is not None:
+            self._intercept.silence()
 
     def _called(
         self,
@@ -293,32 +307,37 @@ class Capture:
         if wanted is None or not wanted.passing:
             return
         again = not compiling and in_backward()
-        index = self._number(watch, again=again)
+        if not (again or compiling or self._passes.here):
+            return
+        made = first_tensor(output)
+        index = self._number(watch, made, again=again)
         if not again:
-            if wanted.output is not None and (made := first_tensor(output)) is not None:
-                self.deliver(numbered(wanted.output, index), made)
-            if wanted.input is not None:
-                taken = first_tensor(args) if args else first_tensor(kwargs)
-                if taken is not None:
-                    self.deliver(numbered(wanted.input, index), taken)
+            taken = None if wanted.input is None else first_argument(args, kwargs)
+            for site, tensor in ((wanted.output, made), (wanted.input, taken)):
+                if site is not None and tensor is not None:
+                    self.deliver(numbered(site, index), tensor)
             if watch.attends:
                 self._attending.called(module, wanted, index, (args, kwargs))
         if wanted.gradient is not None:
-            self._gradient(watch, wanted.gradient, index, output)
+            self._gradient(watch, wanted.gradient, index, made)
 
-    def _number(self, watch: Watch, *, again: bool) -> int:
-        """Which call of the pass this is; recomputed calls are counted apart."""
-        if torch.compiler.is_compiling():
+    def _number(self, watch: Watch, made: Tensor | None, *, again: bool) -> int:
+        """Which call of the pass this is; recomputed calls are counted apart.
+
+        Of these only such as record gradients: where one checkpoint is inside another, the inner
+        part is also computed again without.
+        """
+        recorded = made is not None and made.requires_grad
+        if torch.compiler.is_compiling() or (again and not recorded):
             return 0
         self._counts[watch, again] += 1
         return self._counts[watch, again] - 1
 
-    def _gradient(self, watch: Watch, wanted: Site, index: int, output: object) -> None:
+    def _gradient(self, watch: Watch, wanted: Site, index: int, tensor: Tensor | None) -> None:
         """Have the gradient of the output handed over, when it will be known.
 
         Under reentrant checkpointing only the recomputed call has one, else only the first.
         """
-        tensor = first_tensor(output)
         if tensor is None or not tensor.requires_grad:
             return
         if not torch.compiler.is_compiling():

@@ -9,7 +9,7 @@ of one tensor have several operands with the same labels, and are no fusions eit
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -177,6 +177,12 @@ def exits(branch: Node, shared: Node) -> list[tuple[Call, int]]:
 def first_tensor(obj: object) -> Tensor | None:
     """The first of :func:`tensors_in`; a plain tensor is found without a search."""
     return obj if isinstance(obj, Tensor) else next(tensors_in(obj), None)
+
+
+def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The first tensor that a call takes."""
+    first = args[0] if args else None
+    return first if isinstance(first, Tensor) else first_tensor((args, kwargs))
 
 
 def tensors_in(obj: object) -> Iterator[Tensor]:

@@ -84,6 +84,7 @@ class Intercept(TorchFunctionMode):
         self, model: nn.Module, sites: Iterable[Site], trace: Trace, target: Target
     ) -> None:
         super().__init__()
+        self._silent = False
         self._calls = Calls(model, self)
         self._target = target
         self._plans: dict[Call, _Plan] = {}
@@ -108,8 +109,13 @@ class Intercept(TorchFunctionMode):
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Enter from within a call of the model with these arguments; they may be replaced."""
+        self._silent = False
         self.__enter__()  # type: ignore[no-untyped-call]
         return self._calls.begin(args, kwargs)
+
+    def silence(self) -> None:
+        """See nothing more, in a pass of another thread that is still under way."""
+        self._silent = True
 
     def end(self) -> None:
         """Leave, at the end of that call."""
@@ -122,7 +128,7 @@ class Intercept(TorchFunctionMode):
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Called at each module: the start of a pass, or a branch that begins there."""
-        if not call.path and not in_backward():
+        if not call.path and call.number == 0 and not in_backward():
             self._sums.clear()
         plan = self._plans.get(call)
         if plan is None or in_backward():  # what is computed again was seen
@@ -140,7 +146,7 @@ class Intercept(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         operation = operation_of(func)
-        if operation not in self._operations:
+        if self._silent or operation not in self._operations:
             return func(*args, **kwargs)
         call = self._calls.count(operation)
         plan = self._plans.get(call)

@@ -24,6 +24,7 @@ from qprobe.sites.dataflow import (
 )
 from qprobe.sites.discover import by_path, owners
 from qprobe.sites.marks import How, Operand, how_of, marked
+from qprobe.sites.passes import unseen
 from qprobe.sites.scores import Attention, mixed
 from qprobe.sites.site import ROOT, Site
 
@@ -114,7 +115,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     with _as_found(model):
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         args, kwargs = tree_map(_usable, (args, kwargs))
-        with recorder.calls, recorder:
+        with unseen(), recorder.calls, recorder:
             torch.func.functional_call(model, buffers, args, kwargs)
     return recorder.trace(model)
 

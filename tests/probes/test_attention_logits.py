@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from sites.zoo import PlainAttention
 from torch import nn
 
-import qprobe
 from qprobe.probes.attended import products_of
 from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.base import PROBES, Probe, SiteView
@@ -308,32 +306,3 @@ def test_it_is_registered():
     assert isinstance(PROBES.get("attention_logits"), Probe)
     assert AttentionLogits().selects(SITE)
     assert not AttentionLogits().selects(Site("0", Role.ATTN_PROBS, "attention"))
-
-
-def test_queries_that_cannot_be_told_are_said():
-    model, x = PlainAttention(how="hidden"), torch.randn(3, 5, 6)
-    session = qprobe.attach(model, probes=[AttentionLogits("nvfp4")], example=x)
-    model(x).sum().backward()
-    session.step()
-    with pytest.warns(UserWarning, match="hides its queries"):
-        session.close()
-    assert [(name, str(site)) for name, site in session.missed] == [
-        ("attention_logits", "attention ./matmul.0 attn_logits")
-    ]
-    assert not [record for record in session.records() if record.probe == "attention_logits"]
-
-
-@pytest.mark.parametrize("how", ["einsum", "folded"])
-def test_attention_by_other_calls_has_the_numbers_of_the_plain_one(how):
-    found = []
-    for one in (how, "matmul"):
-        torch.manual_seed(0)
-        model, x = PlainAttention(how=one).eval(), torch.randn(3, 5, 6)
-        probes = [AttentionLogits("nvfp4", EVERY)]
-        with qprobe.attach(model, probes=probes, example=x) as session:
-            model(x).sum().backward()
-            session.step()
-        records = {r.key: r.value for r in session.records() if r.probe == "attention_logits"}
-        found.append({key: value for key, value in records.items() if "proj" not in key})
-    assert "head1.snr_qk_db" in found[0]
-    assert found[0] == pytest.approx(found[1], rel=1e-5)

@@ -105,7 +105,6 @@ class PlainAttention(nn.Module):
             logits = torch.einsum("bhqd,bhkd->bhqk", q, k) * 0.5
         else:
             logits = (q * 0.5) @ k.transpose(-2, -1)
-        logits = logits.tanh() if self.how == "hidden" else logits
         p = F.dropout(self.softmax(logits + self.table), 0.1, self.training)
         heads = torch.einsum("bhqk,bhkd->bhqd", p, v) if self.how == "einsum" else p @ v
         heads = heads.unflatten(0, (-1, 2)) if self.how == "folded" else heads
