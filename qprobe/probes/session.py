@@ -68,8 +68,8 @@ class Session:
     :meth:`read_weights` before it steps; otherwise weights are read in :meth:`step`, after the
     update, and gradients only if they are still there.
 
-    **Memory** does not grow with steps or tokens: for each site with a summary 44 kB at 768
-    channels, the states of the other probes (together with it at most 64 kB), 48 kB a weight that
+    **Memory** does not grow with steps or tokens: for each tensor with a summary 44 kB at 768
+    channels, with the states of all other probes at most 64 kB, 12 kB more for a weight, which
     ``update_health`` remembers, copies of four examples (or 512 tokens) of at most 64 calls a probe
     that compares tensors of one call, and without a file the latest 200,000 records.
 
