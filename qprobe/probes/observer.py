@@ -21,6 +21,7 @@ from qprobe.records.schema import Role
 from qprobe.sites import Attended, Capture, Site
 from qprobe.sites.attending import ATTENDING, Drawn
 from qprobe.sites.calls import in_backward
+from qprobe.sites.site import numbered
 
 _BACKWARD: Final = frozenset({Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.WEIGHT, Role.BRANCH})
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15
@@ -115,12 +116,16 @@ class Observer:
     def __call__(self, site: Site, tensor: Tensor) -> None:
         """One tensor, from a hook that runs or is being traced."""
         if torch.compiler.is_compiling():
-            slot, recording = self._slots[site], torch.is_grad_enabled()
-            torch.ops.qprobe.observe(tensor, self._token, self._number, slot, recording)
+            self.traced(site, tensor, 0)
             return
         capture = self._capture
         if self._wanted and capture and self._counts(site, recording=capture.recording):
             self._look(site, tensor, capture.passing)
+
+    def traced(self, site: Site, tensor: Tensor, call: int) -> None:
+        """One tensor of a call, from a hook that is being traced."""
+        slot, recording = self._slots[site], torch.is_grad_enabled()
+        torch.ops.qprobe.observe(tensor, self._token, self._number, slot, call, recording)
 
     def drawn(self, site: Site, drawn: Drawn) -> None:
         """A sample of an attention, from a hook that runs."""
@@ -144,13 +149,15 @@ class Observer:
             *(self._token, self._number, slots, torch.is_grad_enabled()),
         )
 
-    def seen(self, slot: int, tensor: Tensor, *, recording: bool) -> None:
+    def seen(self, slot: int, tensor: Tensor, *, call: int, recording: bool) -> None:
+        _uncount(self._token)
         site = self._sites[slot]
         if site in self._wanted and self._counts_now(site, recording=recording):
             with torch.no_grad():
-                self._look(site, tensor, 0)
+                self._look(numbered(site, call), tensor, 0)
 
     def attended(self, slots: Sequence[int], attended: Attended, *, recording: bool) -> None:
+        _uncount(self._token)
         sites = [self._sites[slot] for slot in slots if self._sites[slot] in self._wanted]
         if sites and self._capture and self._counts_now(sites[0], recording=recording):
             self._capture.attend(sites, attended)
@@ -193,7 +200,13 @@ class Observer:
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
         self.looked.clear()
-        self._pending.clear()
+        for slot in self._pending.clear():
+            self._say(
+                slot.site,
+                f"of several calls of {slot.site.path!r} in compiled code one had no gradient, so "
+                f"{slot.probe.name} may have taken the tensors of different calls together; "
+                "compile the part that calls it several times as one graph, or leave it out.",
+            )
         return states, summaries
 
     @property
@@ -256,13 +269,17 @@ class Observer:
 
     def _uneven(self, key: Site, channels: int, others: int) -> None:
         """Say once that tensors of one step differ in their channels, and which of them count."""
-        if key not in self._told:
-            self._told.add(key)
-            warnings.warn(
-                f"{key} has {others} channels after {channels} in one step, and is summarised for "
-                "the first ones only; put a qprobe.sites.Tap where the channels are alike.",
-                stacklevel=2,
-            )
+        self._say(
+            key,
+            f"{key} has {others} channels after {channels} in one step, and is summarised for "
+            "the first ones only; put a qprobe.sites.Tap where the channels are alike.",
+        )
+
+    def _say(self, site: Site, sentence: str) -> None:
+        """Warn of something about a site, once."""
+        if site not in self._told:
+            self._told.add(site)
+            warnings.warn(sentence, stacklevel=3)
 
     def _gather(self, slot: Slot, site: Site, tensor: Tensor, passing: int) -> None:
         """One of several tensors of a call; the last one lets the probe look."""
@@ -308,6 +325,15 @@ class Observer:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)
+
+
+def _uncount(token: Tensor) -> None:
+    """Let nobody count how often ``token`` was written to.
+
+    Backward passes write to it as well, so autograd keeps it from the forward pass on, and would
+    refuse to go backward if the model has run a second time in between.
+    """
+    torch._C._autograd._unsafe_set_version_counter((token,), (0,))  # noqa: SLF001
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from qprobe.errors import InputError
@@ -22,23 +21,25 @@ from qprobe.sites.discover import Owner, by_path, owners
 from qprobe.sites.hook import Hook
 from qprobe.sites.intercept import Intercept
 from qprobe.sites.passes import Passes
+from qprobe.sites.reshaped import private_base
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
-from qprobe.sites.watch import Watch, local_part, weight_of
+from qprobe.sites.traced import traced_call
+from qprobe.sites.watch import Wanted, Watch, local_part, weight_of
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-
-
-#: Layers that compute on another shape, and return a view of their own result.
-_RESHAPING = (_NormBase, nn.modules.conv._ConvNd)  # noqa: SLF001
 
 
 class Receiver(Protocol):
     """Takes what is seen. The tensor is detached and the model's own: read it now, keep none."""
 
     def __call__(self, site: Site, tensor: Tensor) -> None:
-        """Look at ``tensor``."""
+        """Look at ``tensor``.
+
+        A receiver with a method ``traced(site, tensor, call)`` gets from it what is being traced,
+        with a number that all tensors of one call in a compiled graph share.
+        """
 
 
 class Capture:
@@ -60,7 +61,7 @@ class Capture:
 
     Enter the context before the model is first compiled: hooks that come later are never called.
     In a compiled model ``receive`` is traced, so it has to be one opaque operation that decides for
-    itself what counts; :attr:`missed` knows nothing of it, and calls have the index 0. Branches
+    itself what counts; :attr:`missed` knows nothing of it, and sites have the index 0. Branches
     inside a compiled model are refused; a :class:`~qprobe.sites.Tap` works there.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
@@ -95,6 +96,7 @@ class Capture:
         self.attended: Attended | None = None
         self._model = model
         self._receive = receive
+        self._traced = getattr(receive, "traced", None)
         self._sites = tuple(dict.fromkeys(sites))
         self._missing = set(self._sites)
         owned = by_path(owners(model))
@@ -172,10 +174,14 @@ class Capture:
                 if tensor is not None:
                     self.deliver(site, local_part(watch.owner.module, tensor))
 
-    def deliver(self, site: Site, tensor: Tensor) -> None:
+    def deliver(self, site: Site, tensor: Tensor, call: int = 0) -> None:
         """Hand ``tensor`` over, so that looking at it leaves nothing in the model's graph."""
         if torch.compiler.is_compiling():
-            self._receive(site, tensor.detach())
+            traced: Callable[[Site, Tensor, int], None] | None = self._traced
+            if traced is None:
+                self._receive(site, tensor.detach())
+            else:
+                traced(site, tensor.detach(), call)
             return
         _apart(lambda: self._receive(site, tensor.detach()))
         self._seen(site)
@@ -302,24 +308,39 @@ class Capture:
         kwargs: dict[str, Any],
         output: object,
     ) -> None:
-        compiling = torch.compiler.is_compiling()
-        wanted = watch.everything if compiling else watch.armed
+        if torch.compiler.is_compiling():
+            self._traced_call(watch, module, (args, kwargs), output)
+            return
+        wanted = watch.armed
         if wanted is None or not wanted.passing:
             return
-        again = not compiling and in_backward()
-        if not (again or compiling or self._passes.here):
+        again = in_backward()
+        if not (again or self._passes.here):
             return
         made = first_tensor(output)
         index = self._number(watch, made, again=again)
         if not again:
-            taken = None if wanted.input is None else first_argument(args, kwargs)
-            for site, tensor in ((wanted.output, made), (wanted.input, taken)):
-                if site is not None and tensor is not None:
-                    self.deliver(numbered(site, index), tensor)
+            for site, tensor in _tensors(wanted, (args, kwargs), made):
+                self.deliver(numbered(site, index), tensor)
             if watch.attends:
                 self._attending.called(module, wanted, index, (args, kwargs))
         if wanted.gradient is not None:
             self._gradient(watch, wanted.gradient, index, made)
+
+    def _traced_call(
+        self, watch: Watch, module: nn.Module, given: tuple[Any, Any], output: object
+    ) -> None:
+        """The same where the call is traced: of everything, numbered once and for all."""
+        wanted, made = watch.everything, first_tensor(output)
+        if not wanted.passing:
+            return
+        call = traced_call() if watch.several else 0
+        for site, tensor in _tensors(wanted, given, made):
+            self.deliver(site, tensor, call)
+        if watch.attends:
+            self._attending.called(module, wanted, 0, given)
+        if wanted.gradient is not None and made is not None and made.requires_grad:
+            self.on_gradient(made, partial(self.deliver, wanted.gradient, call=call))
 
     def _number(self, watch: Watch, made: Tensor | None, *, again: bool) -> int:
         """Which call of the pass this is; recomputed calls are counted apart.
@@ -327,8 +348,7 @@ class Capture:
         Of these only such as record gradients: where one checkpoint is inside another, the inner
         part is also computed again without.
         """
-        recorded = made is not None and made.requires_grad
-        if torch.compiler.is_compiling() or (again and not recorded):
+        if again and (made is None or not made.requires_grad):
             return 0
         self._counts[watch, again] += 1
         return self._counts[watch, again] - 1
@@ -338,17 +358,11 @@ class Capture:
 
         Under reentrant checkpointing only the recomputed call has one, else only the first.
         """
-        if tensor is None or not tensor.requires_grad:
+        if tensor is None or not tensor.requires_grad or (watch, index) in self._graded:
             return
-        if not torch.compiler.is_compiling():
-            if (watch, index) in self._graded:
-                return
-            self._graded.add((watch, index))
-        site = numbered(wanted, index)
-        base = _private_base(tensor, watch.owner.module)
-        if torch.compiler.is_compiling():
-            self.on_gradient(tensor, partial(self.deliver, site))
-        elif base is None:
+        self._graded.add((watch, index))
+        site, base = numbered(wanted, index), private_base(tensor, watch.owner.module)
+        if base is None:
             self.on_gradient(tensor, partial(self._deliver_of, site, self.passing, None))
         else:
             self.on_gradient(base, partial(self._deliver_of, site, self.passing, tensor.shape))
@@ -375,14 +389,10 @@ def _apart(look: Callable[[], None]) -> None:
                 look()
 
 
-def _private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:
-    """The tensor of which an output is only another shape, such as that of an instance norm.
-
-    An activation that overwrites the output takes the hooks of a view away, and not of its base.
-    """
-    if torch.compiler.is_compiling() or not isinstance(module, _RESHAPING):
-        return None
-    base = tensor._base  # noqa: SLF001
-    if base is None or base.numel() != tensor.numel() or not base.requires_grad:
-        return None
-    return base if base.is_contiguous() and tensor.is_contiguous() else None
+def _tensors(
+    wanted: Wanted, given: tuple[Any, Any], made: Tensor | None
+) -> list[tuple[Site, Tensor]]:
+    """What a call made and what it took, as far as it is wanted."""
+    taken = None if wanted.input is None else first_argument(*given)
+    pairs = (wanted.output, made), (wanted.input, taken)
+    return [(site, t) for site, t in pairs if site is not None and t is not None]
