@@ -219,6 +219,7 @@ class Session:
             "agenda": self._agenda.state_dict(),
             "references": self._observer.references,
             "slots": carried.saved(self._slots, self._counts),
+            "armed": [str(slot) for slot in self._armed],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -228,7 +229,11 @@ class Session:
         self._agenda.load_state_dict(state["agenda"])
         self._observer.references = dict(state["references"])
         carried.restore(self._slots, state["slots"], self._counts)
-        self._arm()
+        # What was chosen for the next step before it was saved, and now of what is new.
+        armed = {*state["armed"], *(str(one) for one in self._armed)} - (
+            state["slots"].keys() - set(state["armed"])
+        )
+        self._take_up([slot for slot in self._slots if str(slot) in armed])
 
     def close(self, status: Status = Status.FINISHED, reason: str | None = None) -> None:
         """Take all hooks off, write what is left and close the run; closing twice is allowed."""
