@@ -230,9 +230,8 @@ class Session:
         self._observer.references = dict(state["references"])
         carried.restore(self._slots, state["slots"], self._counts)
         # What was chosen for the next step before it was saved, and now of what is new.
-        armed = {*state["armed"], *(str(one) for one in self._armed)} - (
-            state["slots"].keys() - set(state["armed"])
-        )
+        new = {str(slot) for slot in self._armed} - state["slots"].keys()
+        armed = new.union(state["armed"])
         self._take_up([slot for slot in self._slots if str(slot) in armed])
 
     def close(self, status: Status = Status.FINISHED, reason: str | None = None) -> None:
