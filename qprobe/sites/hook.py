@@ -12,9 +12,6 @@ class Hook(partial[Any]):
     True
     """
 
-    def __deepcopy__(self, _: object) -> Any:
-        return nothing
-
     def __reduce__(self) -> Any:
         return _made_of_nothing, ()
 

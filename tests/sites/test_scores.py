@@ -165,6 +165,23 @@ def test_what_is_no_attention_is_not_taken_for_one(attend, count):
     assert len(trace(Written(attend), torch.randn(B, N, 8)).attentions) == count
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_queries_that_were_written_to_are_not_what_the_layer_returned(written):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            q, k = self.q(x).view(B, N, H, D), self.k(x).view(B, N, H, D)
+            q = q.mul_(0.5) if written else q
+            q, k = q.transpose(1, 2), k.transpose(1, 2)
+            return (q @ k.mT).softmax(-1) @ k
+
+    _, seen = watched(InPlace(), torch.randn(B, N, 8))
+    assert (seen.drawn_[0].projections is None) is written
+
+
 def test_keys_that_all_samples_share():
     torch.manual_seed(0)
 
