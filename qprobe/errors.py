@@ -13,6 +13,10 @@ class InputError(QprobeError, ValueError):
     """A value, a file or an argument that cannot be used as it is."""
 
 
+class UnsuitableError(InputError):
+    """Something that is no defect of the caller's, and that a statistic has no meaning for."""
+
+
 class UnknownNameError(InputError, KeyError):
     """A name that is not registered; the message lists the nearest ones that are."""
 

@@ -28,15 +28,25 @@ class ProbeCallback(Callback):
     Takes what :func:`qprobe.attach` takes beside the model. A step is an optimizer step, so batches
     that gradients are accumulated over are one. The loss is what ``training_step`` returns, of the
     last of them. Validation is not looked at. A training that goes on from a checkpoint goes on
-    counting, and takes up the run file after the last step that the checkpoint knows.
+    counting, takes up the run file after the last step that the checkpoint knows, and remembers
+    what the session knew there.
     """
 
     def __init__(self, run: str | PathLike[str] | RunWriter | None = None, **options: Any) -> None:
         self._run = run
         self._options = options
         self._open = False
+        self._saved: Mapping[str, Any] | None = None
         #: What watches, while it does; afterwards the last one.
         self.session: Session | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the session remembers, for the trainer's checkpoint."""
+        return {} if self.session is None else {"session": self.session.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up when the training goes on."""
+        self._saved = state_dict.get("session")
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach before the first pass: a model that has run compiled cannot be watched."""
@@ -80,6 +90,9 @@ class ProbeCallback(Callback):
             options["loss_scale"] = scaler.get_scale
         self.session = attach(module, self._run, **{**options, **self._options})
         self._open = True
+        if self._saved is not None:
+            self.session.load_state_dict(self._saved)
+            self._saved = None
 
     def _close(self, status: Status, reason: str | None = None) -> None:
         if self.session is not None and self._open:

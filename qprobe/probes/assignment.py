@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from qprobe.errors import InputError
 from qprobe.native import Sampled
@@ -151,7 +151,8 @@ def _slot(
         return Slot(probe=probe, site=site, module=module, layer=layer, measure=measure)
     passing = [role for role in roles if role is not Role.WEIGHT or site.role in _LEARNED]
     companions = tuple(_companions(probe, site, passing, places))
-    if None in companions:
+    weighted = len(passing) < len(roles)
+    if None in companions or (weighted and not _has_weight(module)):
         return None
     return Slot(
         probe=probe,
@@ -160,8 +161,13 @@ def _slot(
         layer=layer,
         companions=tuple(one for one in companions if one is not None),
         beside=beside,
-        weighted=len(passing) < len(roles),
+        weighted=weighted,
     )
+
+
+def _has_weight(module: nn.Module | None) -> bool:
+    """Whether a weight can be read beside a call: not one that each pass computes anew."""
+    return module is None or isinstance(getattr(module, "_parameters", {}).get("weight"), Tensor)
 
 
 def _check_fields(probe: Probe, site: Site, roles: Sequence[Role]) -> None:

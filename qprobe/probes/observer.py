@@ -1,6 +1,7 @@
 """What happens when a hook hands a tensor over."""
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from qprobe.errors import UnsuitableError
 from qprobe.native import Sampled
 from qprobe.probes import op
 from qprobe.probes.assignment import Slot
@@ -19,6 +21,7 @@ from qprobe.records.schema import Role
 from qprobe.sites import Attended, Capture, Site
 from qprobe.sites.attending import ATTENDING, Drawn
 from qprobe.sites.calls import in_backward
+from qprobe.sites.site import numbered
 
 _BACKWARD: Final = frozenset({Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.WEIGHT, Role.BRANCH})
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15
@@ -99,6 +102,7 @@ class Observer:
         #: attention whose queries and keys could not be told.
         self.looked: set[Slot] = set()
         self._references: dict[str, Tensor] = {}
+        self._told: set[Site] = set()
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
         self._sites = tuple(dict.fromkeys(site for slot in slots for site in slot.sites))
@@ -114,12 +118,16 @@ class Observer:
     def __call__(self, site: Site, tensor: Tensor) -> None:
         """One tensor, from a hook that runs or is being traced."""
         if torch.compiler.is_compiling():
-            slot, recording = self._slots[site], torch.is_grad_enabled()
-            torch.ops.qprobe.observe(tensor, self._token, self._number, slot, recording)
+            self.traced(site, tensor, 0)
             return
         capture = self._capture
         if self._wanted and capture and self._counts(site, recording=capture.recording):
             self._look(site, tensor, capture.passing)
+
+    def traced(self, site: Site, tensor: Tensor, call: int) -> None:
+        """One tensor of a call, from a hook that is being traced."""
+        slot, recording = self._slots[site], torch.is_grad_enabled()
+        torch.ops.qprobe.observe(tensor, self._token, self._number, slot, call, recording)
 
     def drawn(self, site: Site, drawn: Drawn) -> None:
         """A sample of an attention, from a hook that runs."""
@@ -143,13 +151,15 @@ class Observer:
             *(self._token, self._number, slots, torch.is_grad_enabled()),
         )
 
-    def seen(self, slot: int, tensor: Tensor, *, recording: bool) -> None:
+    def seen(self, slot: int, tensor: Tensor, *, call: int, recording: bool) -> None:
+        _uncount(self._token)
         site = self._sites[slot]
         if site in self._wanted and self._counts_now(site, recording=recording):
             with torch.no_grad():
-                self._look(site, tensor, 0)
+                self._look(numbered(site, call), tensor, 0)
 
     def attended(self, slots: Sequence[int], attended: Attended, *, recording: bool) -> None:
+        _uncount(self._token)
         sites = [self._sites[slot] for slot in slots if self._sites[slot] in self._wanted]
         if sites and self._capture and self._counts_now(sites[0], recording=recording):
             self._capture.attend(sites, attended)
@@ -192,7 +202,13 @@ class Observer:
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
         self.looked.clear()
-        self._pending.clear()
+        for slot in self._pending.clear():
+            self._say(
+                slot.site,
+                f"of several calls of {slot.site.path!r} in compiled code one had no gradient, so "
+                f"{slot.probe.name} may have taken the tensors of different calls together; "
+                "compile the part that calls it several times as one graph, or leave it out.",
+            )
         return states, summaries
 
     @property
@@ -214,7 +230,7 @@ class Observer:
     def _look(self, site: Site, tensor: Tensor, passing: int) -> None:
         key = site.merged
         wanted = self._wanted.get(key)
-        if wanted is None or not tensor.is_floating_point():
+        if wanted is None or not _dense(tensor):
             return
         with self._lock:  # backward has a thread for each device
             self.looks += 1
@@ -238,6 +254,11 @@ class Observer:
             axis = wanted.axes[dims] = channel_axis(key, self._modules.get(key), dims)
         tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
         summary = self._summaries.get(key)
+        if summary is not None and summary.channels != tensor.shape[axis]:
+            if key in self._summarised:
+                self._uneven(key, summary.channels, tensor.shape[axis])
+                return
+            summary = None
         if summary is None or summary.buffer.device != tensor.device:
             summary = Summary(tensor.shape[axis], tensor.device)
             if str(key) in self._references:
@@ -250,6 +271,20 @@ class Observer:
             error.add_note(f"while summarising {key}")
             raise
         self._summarised.add(key)
+
+    def _uneven(self, key: Site, channels: int, others: int) -> None:
+        """Say once that tensors of one step differ in their channels, and which of them count."""
+        self._say(
+            key,
+            f"{key} has {others} channels after {channels} in one step, and is summarised for "
+            "the first ones only; put a qprobe.sites.Tap where the channels are alike.",
+        )
+
+    def _say(self, site: Site, sentence: str) -> None:
+        """Warn of something about a site, once."""
+        if site not in self._told:
+            self._told.add(site)
+            warnings.warn(sentence, stacklevel=3)
 
     def _gather(self, slot: Slot, site: Site, tensor: Tensor, passing: int) -> None:
         """One of several tensors of a call; the last one lets the probe look."""
@@ -283,6 +318,8 @@ class Observer:
         )
         try:
             state = slot.probe.observe(view)
+        except UnsuitableError:  # such as a layer that is one by its class alone: never looked at
+            return
         except Exception as error:
             shape = list(tensors[slot.site.role].shape)
             error.add_note(f"while the probe {slot}, shape {shape}, was looking")
@@ -293,3 +330,19 @@ class Observer:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)
+
+
+def _uncount(token: Tensor) -> None:
+    """Let nobody count how often ``token`` was written to.
+
+    Backward passes write to it as well, so autograd keeps it from the forward pass on, and would
+    refuse to go backward if the model has run a second time in between.
+    """
+    torch._C._autograd._unsafe_set_version_counter((token,), (0,))  # noqa: SLF001
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether it can be read: real numbers in rows of one length, and not for torch.func only."""
+    plain = tensor.layout is torch.strided and not tensor.is_nested
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
+    return plain and tensor.is_floating_point() and not transformed

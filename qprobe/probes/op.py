@@ -20,8 +20,11 @@ from qprobe.sites import Attended
 class Watcher(Protocol):
     """Who is told when the operation runs."""
 
-    def seen(self, slot: int, tensor: Tensor, *, recording: bool) -> None:
-        """A tensor of the site that has this number; gradients were recorded around the call."""
+    def seen(self, slot: int, tensor: Tensor, *, call: int, recording: bool) -> None:
+        """A tensor of the site that has this number, of a call in a compiled graph.
+
+        ``recording``: whether gradients were recorded around it.
+        """
 
     def attended(self, slots: Sequence[int], attended: Attended, *, recording: bool) -> None:
         """What the logits at these sites are made of."""
@@ -32,7 +35,7 @@ _watchers: WeakValueDictionary[int, Watcher] = WeakValueDictionary()
 
 _library = torch.library.Library("qprobe", "DEF")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
-    "observe(Tensor x, Tensor(a!) token, int watcher, int slot, bool recording) -> ()",
+    "observe(Tensor x, Tensor(a!) token, int watcher, int slot, int call, bool recording) -> ()",
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 _library.define(  # type: ignore[no-untyped-call]
@@ -49,11 +52,13 @@ def register(watcher: Watcher) -> int:
     return number
 
 
-def _observe(x: Tensor, token: Tensor, watcher: int, slot: int, recording: bool) -> None:
+def _observe(  # noqa: PLR0913 - the schema of the operation
+    x: Tensor, token: Tensor, watcher: int, slot: int, call: int, recording: bool
+) -> None:
     del token
     told = _watchers.get(watcher)
     if told is not None:
-        told.seen(slot, x, recording=recording)
+        told.seen(slot, x, call=call, recording=recording)
 
 
 def _attend(  # noqa: PLR0913 - the schema of the operation

@@ -160,7 +160,7 @@ class _Call:
         g, x, w, y = (
             view[role] for role in (Role.GRAD_OUTPUT, Role.INPUT, Role.WEIGHT, Role.OUTPUT)
         )
-        if view.site.kind.startswith("conv") and x.dim() == w.dim() - 1:
+        if x.dim() == w.dim() - 1:  # a single example
             x, y, g = x.unsqueeze(0), y.unsqueeze(0), g.unsqueeze(0)
         kernel, x = kernel_of(module, x.to(y.dtype), w, y.shape)
         return cls(

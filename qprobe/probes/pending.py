@@ -31,19 +31,25 @@ class Pending:
     """Holds copies of the same examples of all tensors of a call until the last one has come.
 
     Copies, because a compiled model uses the memory of its tensors again. In eager passes calls
-    are told apart by pass and number. Compiled code numbers none; there a gradient belongs to the
-    latest call that still lacks one, which is the order in which backward visits them.
+    are told apart by pass and number. A compiled graph numbers its calls and does not know in which
+    pass it runs: where it runs again before the backward of its first run, a gradient belongs to
+    the latest call that still lacks one, which is the order in which backward visits them.
     """
 
     def __init__(self) -> None:
         self._calls: dict[tuple[Slot, int, int], list[_Call]] = {}
+        #: Calls that were completed while others of the same name waited.
+        self._guessed: set[tuple[Slot, int, int]] = set()
 
     def __len__(self) -> int:
         return sum(len(calls) for calls in self._calls.values())
 
-    def clear(self) -> None:
-        """Give up what is not complete."""
+    def clear(self) -> tuple[Slot, ...]:
+        """Give up what is not complete; whose calls may have been mistaken for each other."""
+        mistaken = tuple(dict.fromkeys(key[0] for key in self._guessed & self._calls.keys()))
         self._calls.clear()
+        self._guessed.clear()
+        return mistaken
 
     def add(
         self, slot: Slot, site: Site, tensor: Tensor, *, passing: int, draw: int
@@ -67,7 +73,9 @@ class Pending:
         if len(call.tensors) < len(slot.sites):
             return None
         calls.pop()
-        if not calls:
+        if calls:
+            self._guessed.add(key)
+        else:
             del self._calls[key]
         return call.tensors
 

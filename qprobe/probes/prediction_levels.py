@@ -77,7 +77,7 @@ class OutputLevels:
         if not y.numel():
             return None
         x, batched = view[Role.INPUT], y
-        if view.site.kind.startswith("conv") and x.dim() == w.dim() - 1:
+        if x.dim() == w.dim() - 1:  # a single example
             x, batched = x.unsqueeze(0), y.unsqueeze(0)
         kernel, x = kernel_of(view.module, x.to(y.dtype), w, batched.shape)
         wide = torch.promote_types(y.dtype, torch.float32)

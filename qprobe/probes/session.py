@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qprobe.errors import InputError
 from qprobe.probes import carried, ranks
@@ -29,6 +28,7 @@ from qprobe.probes.packing import on_host
 from qprobe.probes.report import Report
 from qprobe.probes.results import Results, results
 from qprobe.probes.schedule import Schedule
+from qprobe.probes.updates import before_updates
 from qprobe.records import Array, Column, Record, Status
 from qprobe.sites import Capture, Sampling, Site, Trace
 
@@ -68,8 +68,8 @@ class Session:
     :meth:`read_weights` before it steps; otherwise weights are read in :meth:`step`, after the
     update, and gradients only if they are still there.
 
-    **Memory** does not grow with steps or tokens: for each site with a summary 44 kB at 768
-    channels, the states of the other probes (together with it at most 64 kB), 48 kB a weight that
+    **Memory** does not grow with steps or tokens: for each tensor with a summary 44 kB at 768
+    channels, with the states of all other probes at most 64 kB, 12 kB more for a weight, which
     ``update_health`` remembers, copies of four examples (or 512 tokens) of at most 64 calls a probe
     that compares tensors of one call, and without a file the latest 200,000 records.
 
@@ -118,7 +118,7 @@ class Session:
     def _begin(self) -> None:
         self._capture.__enter__()
         self._capture.arm(())
-        self._optimizers = [register_optimizer_step_pre_hook(self._before_update)]
+        self._optimizers = [before_updates(self)]
         if self._settings.optimizer is not None:
             counted = self._settings.optimizer.register_step_post_hook
             self._optimizers.append(counted(lambda *_: self._step({})))
@@ -219,6 +219,7 @@ class Session:
             "agenda": self._agenda.state_dict(),
             "references": self._observer.references,
             "slots": carried.saved(self._slots, self._counts),
+            "armed": [str(slot) for slot in self._armed],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -228,7 +229,10 @@ class Session:
         self._agenda.load_state_dict(state["agenda"])
         self._observer.references = dict(state["references"])
         carried.restore(self._slots, state["slots"], self._counts)
-        self._arm()
+        # What was chosen for the next step before it was saved, and now of what is new.
+        new = {str(slot) for slot in self._armed} - state["slots"].keys()
+        armed = new.union(state["armed"])
+        self._take_up([slot for slot in self._slots if str(slot) in armed])
 
     def close(self, status: Status = Status.FINISHED, reason: str | None = None) -> None:
         """Take all hooks off, write what is left and close the run; closing twice is allowed."""
@@ -288,8 +292,9 @@ class Session:
             self._observer.loss_scale = float(scale() if callable(scale) else scale)
         self._capture.arm(self._observer.arm(self._armed.items()))
 
-    def _before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if self._armed:
+    def before_update(self, optimizer: torch.optim.Optimizer, given: tuple[Any, ...]) -> None:
+        """``optimizer`` is about to step with ``given``; with a closure it first runs the model."""
+        if self._armed and not any(callable(one) for one in given):
             held = {id(one) for group in optimizer.param_groups for one in group["params"]}
             self._read_weights(held & self._capture.parameters)
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
 from typing import Any, Self
 
 import torch
@@ -21,8 +23,8 @@ from qprobe.sites import Site
 from qprobe.stats import Additive, CodeChanges, CodeLook, UpdateSize, look_again, update_size
 from qprobe.stats.missing import ratio
 
-#: Elements of a weight that are remembered: with two codes each, 48 kB.
-LIMIT = 8192
+#: Elements of a weight that are remembered: with two codes each, 12 kB.
+LIMIT = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class UpdateHealth:
         now = weight.detach().reshape(-1)[::stride].clone()
         codes = _codes(view, weight, setup)
         codes = None if codes is None else codes[::stride].clone()
-        recipe = "" if setup is None else repr(setup.recipe)
+        recipe = "" if setup is None else _digest(setup.recipe)
         last, memory = _Look.of(view.memory, now.device), view.memory
         if last is None or last.recipe != recipe or last.weight.shape != now.shape:
             look = None if codes is None else CodeLook.first(codes)
@@ -125,6 +127,12 @@ class _Look:
         codes, left = (None, None) if self.codes is None else (self.codes.codes, self.codes.left)
         memory |= {"step": self.step, "recipe": self.recipe, "weight": self.weight}
         memory |= {"codes": codes, "left": left}
+
+
+@cache
+def _digest(recipe: QuantRecipe) -> str:
+    """A short text that another recipe, also one of the same name, does not have."""
+    return blake2b(repr(recipe).encode(), digest_size=12).hexdigest()
 
 
 def _stride(weight: Tensor, limit: int) -> int:

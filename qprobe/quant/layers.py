@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qprobe.errors import InputError
+from qprobe.errors import InputError, UnsuitableError
 from qprobe.quant.products import ConvKernel, Kernel, LinearKernel, Setup, multiply
 from qprobe.quant.recipe import QuantRecipe
 
@@ -75,7 +75,7 @@ def kernel_of(
         padded = _padded(module, x)
         return _conv_kernel(module, w, _extra(module, x, outputs)), padded
     if w.dim() != 2 or x.shape[-1] != w.shape[1] or outputs[-1] != w.shape[0]:
-        raise InputError(
+        raise UnsuitableError(
             f"{type(module).__name__} with a weight of {list(w.shape)}, input {list(x.shape)} and "
             f"output {list(outputs)} is no linear layer and no convolution; leave it out."
         )

@@ -19,8 +19,9 @@ from qprobe.sites.attention import (
     of_product,
 )
 from qprobe.sites.calls import in_backward
-from qprobe.sites.dataflow import first_tensor
+from qprobe.sites.dataflow import first_argument, first_tensor
 from qprobe.sites.discover import Owner, linears_beside
+from qprobe.sites.hook import Hook
 from qprobe.sites.projection import Projections
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.watch import Wanted
@@ -102,8 +103,11 @@ class Attending:
         if not self._layers:
             return []
         return [
-            *(one.register_forward_hook(self._called, with_kwargs=True) for one in self._layers),
-            model.register_forward_hook(self._ended, always_call=True),
+            *(
+                one.register_forward_hook(Hook(self._called), with_kwargs=True)
+                for one in self._layers
+            ),
+            model.register_forward_hook(Hook(self._ended), always_call=True),
         ]
 
     def known(self, made_of: Logits) -> Logits:
@@ -154,7 +158,7 @@ class Attending:
             return
         if self._complete and module not in self._makers:
             return
-        taken, made = first_tensor(args) if args else first_tensor(kwargs), first_tensor(output)
+        taken, made = first_argument(args, kwargs), first_tensor(output)
         if taken is not None and made is not None:
             self._projections.note(module, taken, made)
 

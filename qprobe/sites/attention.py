@@ -191,9 +191,10 @@ class Attended:
 def of_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attended:
     """From the arguments of ``F.scaled_dot_product_attention``."""
     given = dict(zip(_FUSED, args, strict=False)) | kwargs
+    q, k = _alike(given["query"], given["key"])
     return Attended(
-        q=given["query"],
-        k=given["key"],
+        q=q,
+        k=k,
         mask=given.get("attn_mask"),
         scale=given.get("scale"),
         causal=given.get("is_causal", False),
@@ -205,8 +206,20 @@ def of_product(
 ) -> tuple[Attended, Tensor]:
     """From the arguments of a ``ScaledDotProduct`` with ``scale``; the values beside it."""
     given = dict(zip(("q", "k", "v", "bias"), args, strict=False)) | kwargs
-    attended = Attended(q=given["q"], k=given["k"], mask=given.get("bias"), scale=scale)
-    return attended, given["v"]
+    q, k = _alike(given["q"], given["k"])
+    return Attended(q=q, k=k, mask=given.get("bias"), scale=scale), given["v"]
+
+
+def _alike(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Both for as many samples: what all share, as learned queries, is there for each."""
+    own = -3 if max(q.dim(), k.dim()) > 3 else -2  # heads are shared by their number
+    if q.shape[:own] == k.shape[:own]:
+        return q, k
+    batch = torch.broadcast_shapes(q.shape[:own], k.shape[:own])  # type: ignore[no-untyped-call]
+    heads_q, heads_k = q.shape[own:-2], k.shape[own:-2]
+    heads_q = heads_k if heads_q in ((), (1,)) else heads_q
+    q = q.expand(*batch, *heads_q, *q.shape[-2:])
+    return q, k.expand(*batch, *(heads_k or (1,) * len(heads_q)), *k.shape[-2:])
 
 
 def inputs_of_multihead(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Which module calls which function, and for which time in this pass."""
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -29,6 +30,7 @@ _SAME = {
     "multiply": "mul",
     "mm": "matmul",
     "bmm": "matmul",
+    "baddbmm": "matmul",
     "einsum": "matmul",
     "scaled_dot_product_attention": "sdpa",
 }
@@ -109,12 +111,14 @@ class Calls:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._recounts: Counter[tuple[str, str]] = Counter()
         self._handles: list[RemovableHandle] = []
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> Self:
         self._watch(self._model.named_modules())
         return self
 
     def _watch(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        self._thread = threading.get_ident()
         for path, module in modules:
             enter, leave = partial(self._enter, path), partial(self._leave, path)
             self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
@@ -158,8 +162,9 @@ class Calls:
     def _enter(
         self, path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if (not self._stack or not path) and not in_backward():
-            self._stack.clear()
+        if threading.get_ident() != self._thread:  # another pass of the same model
+            return None
+        if not self._stack and not in_backward():
             self._counts.clear()
             self._recounts.clear()
         call = self._count(path, FORWARD)
@@ -167,6 +172,8 @@ class Calls:
         return self._watcher.entered(call, args, kwargs)
 
     def _leave(self, path: str, _: nn.Module, __: object, output: object) -> None:
+        if threading.get_ident() != self._thread:
+            return
         # A call that ended with an exception, as checkpointing does on purpose, was never left.
         while self._stack:
             call = self._stack.pop()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from qprobe.errors import InputError
@@ -17,26 +16,30 @@ from qprobe.records.schema import Role
 from qprobe.sites.attending import Attending, Drawing, Drawn
 from qprobe.sites.attention import Attended, Logits, Sampling
 from qprobe.sites.calls import in_backward
-from qprobe.sites.dataflow import first_tensor
+from qprobe.sites.dataflow import first_argument, first_tensor
 from qprobe.sites.discover import Owner, by_path, owners
+from qprobe.sites.hook import Hook
 from qprobe.sites.intercept import Intercept
+from qprobe.sites.passes import Passes
+from qprobe.sites.reshaped import private_base
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
-from qprobe.sites.watch import Watch, local_part, weight_of
+from qprobe.sites.traced import traced_call
+from qprobe.sites.watch import Wanted, Watch, local_part, weight_of
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-
-
-#: Layers that compute on another shape, and return a view of their own result.
-_RESHAPING = (_NormBase, nn.modules.conv._ConvNd)  # noqa: SLF001
 
 
 class Receiver(Protocol):
     """Takes what is seen. The tensor is detached and the model's own: read it now, keep none."""
 
     def __call__(self, site: Site, tensor: Tensor) -> None:
-        """Look at ``tensor``."""
+        """Look at ``tensor``.
+
+        A receiver with a method ``traced(site, tensor, call)`` gets from it what is being traced,
+        with a number that all tensors of one call in a compiled graph share.
+        """
 
 
 class Capture:
@@ -58,7 +61,7 @@ class Capture:
 
     Enter the context before the model is first compiled: hooks that come later are never called.
     In a compiled model ``receive`` is traced, so it has to be one opaque operation that decides for
-    itself what counts; :attr:`missed` knows nothing of it, and calls have the index 0. Branches
+    itself what counts; :attr:`missed` knows nothing of it, and sites have the index 0. Branches
     inside a compiled model are refused; a :class:`~qprobe.sites.Tap` works there.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
@@ -93,6 +96,7 @@ class Capture:
         self.attended: Attended | None = None
         self._model = model
         self._receive = receive
+        self._traced = getattr(receive, "traced", None)
         self._sites = tuple(dict.fromkeys(sites))
         self._missing = set(self._sites)
         owned = by_path(owners(model))
@@ -101,6 +105,7 @@ class Capture:
         self._intercept = Intercept(model, foreign, trace, self) if trace and foreign else None
         self._foreign: frozenset[Site] = frozenset(foreign)
         self._intercepting = self._intercept is not None
+        self._passes = Passes()
         self._inside = False
         self._counts: Counter[tuple[Watch, bool]] = Counter()
         self._graded: set[tuple[Watch, int]] = set()
@@ -111,16 +116,13 @@ class Capture:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._remove)
-            if self._intercept is None:
-                self._handles.append(self._model.register_forward_pre_hook(self._begin))
-            else:
-                begin, end = self._begin_intercepted, self._end_intercepted
-                add = self._model.register_forward_pre_hook
-                self._handles.append(add(begin, with_kwargs=True))
-                self._handles.append(self._model.register_forward_hook(end, always_call=True))
+            begin, add = Hook(self._begin), self._model.register_forward_pre_hook
+            self._handles.append(add(begin, with_kwargs=True))
+            end = Hook(self._end)
+            self._handles.append(self._model.register_forward_hook(end, always_call=True))
             self._handles += self._attending.hook(self._model)
             for watch in self._watches:
-                hook = partial(self._called, watch)
+                hook = Hook(self._called, watch)
                 module = watch.owner.module
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
             self._stack = stack.pop_all()
@@ -139,6 +141,7 @@ class Capture:
 
         A compiled model hands over everything, whatever is armed.
         """
+        self._end_interrupted()
         armed = None if sites is None else frozenset(sites)
         for watch in self._watches:
             watch.arm(armed)
@@ -171,10 +174,14 @@ class Capture:
                 if tensor is not None:
                     self.deliver(site, local_part(watch.owner.module, tensor))
 
-    def deliver(self, site: Site, tensor: Tensor) -> None:
+    def deliver(self, site: Site, tensor: Tensor, call: int = 0) -> None:
         """Hand ``tensor`` over, so that looking at it leaves nothing in the model's graph."""
         if torch.compiler.is_compiling():
-            self._receive(site, tensor.detach())
+            traced: Callable[[Site, Tensor, int], None] | None = self._traced
+            if traced is None:
+                self._receive(site, tensor.detach())
+            else:
+                traced(site, tensor.detach(), call)
             return
         _apart(lambda: self._receive(site, tensor.detach()))
         self._seen(site)
@@ -246,30 +253,41 @@ class Capture:
                 )
         return [Watch(*one) for one in plan.values()], foreign
 
-    def _begin(self, *_: object) -> None:
+    def _begin(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """A pass begins; calls inside the model are watched during it, if any is armed."""
         if torch.compiler.is_compiling() or in_backward():
-            return
+            return None
+        recording = torch.is_grad_enabled()
+        if not self._passes.enter(recording=recording):
+            return None
         self.passing += 1
-        self.recording = torch.is_grad_enabled()
+        self.recording = recording
         self._counts.clear()
         self._graded.clear()
         # Handles of graphs that are gone.
         self._gradients = [one for one in self._gradients if one.hooks_dict_ref() is not None]
-
-    def _begin_intercepted(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Watch calls inside the model during this pass, if any is armed."""
-        if in_backward() or self._inside:
-            return None
-        self._begin()
         if not self._intercepting or self._intercept is None:
             return None
         self._inside = True
         return self._intercept.begin(args, kwargs)
 
-    def _end_intercepted(self, *_: object) -> None:
-        if self._inside and not in_backward() and self._intercept is not None:
+    def _end(self, *_: object) -> None:
+        if torch.compiler.is_compiling() or in_backward():
+            return
+        if self._passes.outermost:
+            self._end_intercepted()
+        self._passes.leave()
+
+    def _end_interrupted(self) -> None:
+        """Forget a pass that was left without its end, as by a keyboard interrupt."""
+        if self._passes.begun:
+            self._end_intercepted()
+        self._passes.settle()
+
+    def _end_intercepted(self) -> None:
+        if self._inside and self._intercept is not None:
             self._inside = False
             self._intercept.end()
 
@@ -278,7 +296,9 @@ class Capture:
             handle.remove()
         self._handles.clear()
         self._gradients.clear()
-        self._end_intercepted()
+        self._end_interrupted()
+        if self._intercept is not None:
+            self._intercept.silence()
 
     def _called(
         self,
@@ -288,48 +308,61 @@ class Capture:
         kwargs: dict[str, Any],
         output: object,
     ) -> None:
-        compiling = torch.compiler.is_compiling()
-        wanted = watch.everything if compiling else watch.armed
+        if torch.compiler.is_compiling():
+            self._traced_call(watch, module, (args, kwargs), output)
+            return
+        wanted = watch.armed
         if wanted is None or not wanted.passing:
             return
-        again = not compiling and in_backward()
-        index = self._number(watch, again=again)
+        again = in_backward()
+        if not (again or self._passes.here):
+            return
+        made = first_tensor(output)
+        index = self._number(watch, made, again=again)
         if not again:
-            if wanted.output is not None and (made := first_tensor(output)) is not None:
-                self.deliver(numbered(wanted.output, index), made)
-            if wanted.input is not None:
-                taken = first_tensor(args) if args else first_tensor(kwargs)
-                if taken is not None:
-                    self.deliver(numbered(wanted.input, index), taken)
+            for site, tensor in _tensors(wanted, (args, kwargs), made):
+                self.deliver(numbered(site, index), tensor)
             if watch.attends:
                 self._attending.called(module, wanted, index, (args, kwargs))
         if wanted.gradient is not None:
-            self._gradient(watch, wanted.gradient, index, output)
+            self._gradient(watch, wanted.gradient, index, made)
 
-    def _number(self, watch: Watch, *, again: bool) -> int:
-        """Which call of the pass this is; recomputed calls are counted apart."""
-        if torch.compiler.is_compiling():
+    def _traced_call(
+        self, watch: Watch, module: nn.Module, given: tuple[Any, Any], output: object
+    ) -> None:
+        """The same where the call is traced: of everything, numbered once and for all."""
+        wanted, made = watch.everything, first_tensor(output)
+        if not wanted.passing:
+            return
+        call = traced_call() if watch.several else 0
+        for site, tensor in _tensors(wanted, given, made):
+            self.deliver(site, tensor, call)
+        if watch.attends:
+            self._attending.called(module, wanted, 0, given)
+        if wanted.gradient is not None and made is not None and made.requires_grad:
+            self.on_gradient(made, partial(self.deliver, wanted.gradient, call=call))
+
+    def _number(self, watch: Watch, made: Tensor | None, *, again: bool) -> int:
+        """Which call of the pass this is; recomputed calls are counted apart.
+
+        Of these only such as record gradients: where one checkpoint is inside another, the inner
+        part is also computed again without.
+        """
+        if again and (made is None or not made.requires_grad):
             return 0
         self._counts[watch, again] += 1
         return self._counts[watch, again] - 1
 
-    def _gradient(self, watch: Watch, wanted: Site, index: int, output: object) -> None:
+    def _gradient(self, watch: Watch, wanted: Site, index: int, tensor: Tensor | None) -> None:
         """Have the gradient of the output handed over, when it will be known.
 
         Under reentrant checkpointing only the recomputed call has one, else only the first.
         """
-        tensor = first_tensor(output)
-        if tensor is None or not tensor.requires_grad:
+        if tensor is None or not tensor.requires_grad or (watch, index) in self._graded:
             return
-        if not torch.compiler.is_compiling():
-            if (watch, index) in self._graded:
-                return
-            self._graded.add((watch, index))
-        site = numbered(wanted, index)
-        base = _private_base(tensor, watch.owner.module)
-        if torch.compiler.is_compiling():
-            self.on_gradient(tensor, partial(self.deliver, site))
-        elif base is None:
+        self._graded.add((watch, index))
+        site, base = numbered(wanted, index), private_base(tensor, watch.owner.module)
+        if base is None:
             self.on_gradient(tensor, partial(self._deliver_of, site, self.passing, None))
         else:
             self.on_gradient(base, partial(self._deliver_of, site, self.passing, tensor.shape))
@@ -356,14 +389,10 @@ def _apart(look: Callable[[], None]) -> None:
                 look()
 
 
-def _private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:
-    """The tensor of which an output is only another shape, such as that of an instance norm.
-
-    An activation that overwrites the output takes the hooks of a view away, and not of its base.
-    """
-    if torch.compiler.is_compiling() or not isinstance(module, _RESHAPING):
-        return None
-    base = tensor._base  # noqa: SLF001
-    if base is None or base.numel() != tensor.numel() or not base.requires_grad:
-        return None
-    return base if base.is_contiguous() and tensor.is_contiguous() else None
+def _tensors(
+    wanted: Wanted, given: tuple[Any, Any], made: Tensor | None
+) -> list[tuple[Site, Tensor]]:
+    """What a call made and what it took, as far as it is wanted."""
+    taken = None if wanted.input is None else first_argument(*given)
+    pairs = (wanted.output, made), (wanted.input, taken)
+    return [(site, t) for site, t in pairs if site is not None and t is not None]

@@ -9,12 +9,13 @@ of one tensor have several operands with the same labels, and are no fusions eit
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qprobe.sites.calls import WHOLE, Call
+from qprobe.sites.scores import Probabilities, Scaled, Scores
 
 #: Operations that make a tensor from the shape of another, not from its values.
 _SHAPED_AFTER = ("new", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like")
@@ -53,9 +54,10 @@ class Origin:
     node: Node | None = None
     from_batch: bool = False
     learned: bool = False  # made of parameters alone
-    scores: Call | None = None  # the product of queries and keys that this was made from
-    scale: float | None = None  # what that was multiplied with; None where it cannot be told
-    probabilities: tuple[Call, Call] | None = None  # that product, and the softmax
+    heads: int | None = None  # how many heads each sample holds, where they were folded into it
+    scaled: Scaled | None = None  # the multiplication by a number that has made this
+    scores: Scores | None = None
+    probabilities: Probabilities | None = None
 
 
 _CONSTANT = Origin()
@@ -175,6 +177,12 @@ def exits(branch: Node, shared: Node) -> list[tuple[Call, int]]:
 def first_tensor(obj: object) -> Tensor | None:
     """The first of :func:`tensors_in`; a plain tensor is found without a search."""
     return obj if isinstance(obj, Tensor) else next(tensors_in(obj), None)
+
+
+def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The first tensor that a call takes."""
+    first = args[0] if args else None
+    return first if isinstance(first, Tensor) else first_tensor((args, kwargs))
 
 
 def tensors_in(obj: object) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """Reaches the tensors of calls inside modules: branches of fusions, operands of attention."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -22,8 +22,9 @@ from qprobe.sites.calls import (
     is_compiled,
     operation_of,
 )
+from qprobe.sites.scores import Attention, Scaled
 from qprobe.sites.site import Site
-from qprobe.sites.trace import Attention, Fusion, Trace
+from qprobe.sites.trace import Fusion, Trace
 
 
 class Target(Protocol):
@@ -44,12 +45,13 @@ class _Plan:
     """What to do at one call."""
 
     branches: list[tuple[int, Site]] = field(default_factory=list)
-    operands: list[tuple[int, bool, Site]] = field(default_factory=list)
+    #: Of an operand of attention its position, the order of its axes, and its site.
+    operands: list[tuple[int, tuple[int, ...] | None, Site]] = field(default_factory=list)
     attending: list[Site] = field(default_factory=list)
-    #: At the product of queries and keys: the softmax that these are kept for.
-    softmax: Call | None = None
-    #: At that softmax: what the product was multiplied with.
-    scale: float = 1.0
+    #: At the product of queries and keys, and at its softmax: how they lie.
+    attention: Attention | None = None
+    #: Where queries or keys are multiplied with a number: the product and their position in it.
+    unscaled: list[tuple[Call, int, Scaled]] = field(default_factory=list)
 
 
 class _Sum:
@@ -82,13 +84,16 @@ class Intercept(TorchFunctionMode):
         self, model: nn.Module, sites: Iterable[Site], trace: Trace, target: Target
     ) -> None:
         super().__init__()
+        self._silent = False
         self._calls = Calls(model, self)
         self._target = target
         self._plans: dict[Call, _Plan] = {}
         self._sums: dict[Site, _Sum] = {}
         self._expected: dict[Site, int] = {}
         #: Queries and keys of the products whose softmax is still to come.
-        self._kept: dict[Call, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[Call, tuple[Tensor, Tensor, float]] = {}
+        #: Operands of products that are still to come, as they were before a number scaled them.
+        self._unscaled: dict[tuple[Call, int], tuple[Tensor, float]] = {}
         found: dict[str, Fusion | Attention] = {str(one.call): one for one in trace.fusions}
         found |= {str(one.product): one for one in trace.attentions}
         for site in sites:
@@ -104,20 +109,26 @@ class Intercept(TorchFunctionMode):
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Enter from within a call of the model with these arguments; they may be replaced."""
+        self._silent = False
         self.__enter__()  # type: ignore[no-untyped-call]
         return self._calls.begin(args, kwargs)
+
+    def silence(self) -> None:
+        """See nothing more, in a pass of another thread that is still under way."""
+        self._silent = True
 
     def end(self) -> None:
         """Leave, at the end of that call."""
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._calls.__exit__()
         self._kept.clear()
+        self._unscaled.clear()
 
     def entered(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Called at each module: the start of a pass, or a branch that begins there."""
-        if not call.path and not in_backward():
+        if not call.path and call.number == 0 and not in_backward():
             self._sums.clear()
         plan = self._plans.get(call)
         if plan is None or in_backward():  # what is computed again was seen
@@ -135,13 +146,13 @@ class Intercept(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         operation = operation_of(func)
-        if operation not in self._operations:
+        if self._silent or operation not in self._operations:
             return func(*args, **kwargs)
         call = self._calls.count(operation)
         plan = self._plans.get(call)
         if plan is None or in_backward():  # what is computed again was seen
             return func(*args, **kwargs)
-        self._look(plan, args, kwargs)
+        self._look(call, plan, args, kwargs)
         self._attend(call, plan, (args, kwargs))
         if not plan.branches:
             return func(*args, **kwargs)
@@ -195,28 +206,42 @@ class Intercept(TorchFunctionMode):
         product, softmax, mix = attention.product, attention.softmax, attention.mix
         if site.role is not Role.INPUT:
             self._at(softmax or product).attending.append(site)
-            if softmax is not None and attention.scale is not None:
-                self._at(product).softmax = softmax
-                self._at(softmax).scale = attention.scale
-        elif mix is None or site.index < 2:
-            self._at(product).operands.append(
-                (site.index, mix is not None and site.index == 1, site)
-            )
+            if softmax is not None:
+                self._at(product).attention = self._at(softmax).attention = attention
+            for position, scaled in attention.scaled:
+                self._at(scaled.call).unscaled.append((product, position, scaled))
+            return
+        layout, value = attention.layout, attention.value
+        if mix is None or layout is None or value is None:
+            self._at(product).operands.append((site.index, None, site))
+        elif site.index == 2:
+            self._at(mix).operands.append((*value, site))
         else:
-            self._at(mix).operands.append((attention.value, False, site))
+            place = (layout.query, layout.query_axes), (layout.key, layout.key_axes)
+            self._at(product).operands.append((*place[site.index], site))
 
     def _at(self, call: Call) -> _Plan:
         return self._plans.setdefault(call, _Plan())
 
-    def _look(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _look(self, call: Call, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the call: operands of attention, and what its logits are made of."""
         leaves = tree_leaves((args, kwargs))
-        for position, transposed, site in plan.operands:
-            # Keys are the transposed operand of a plain product.
+        for position, axes, site in plan.operands:
             tensor = leaves[position]
-            self._target.deliver(site, tensor.mT if transposed else tensor)
-        if plan.softmax is not None:
-            self._kept[plan.softmax] = leaves[0], leaves[1].mT
+            self._target.deliver(site, tensor if axes is None else tensor.permute(axes))
+        for product, position, scaled in plan.unscaled:
+            self._unscaled[product, position] = leaves[scaled.position], scaled.factor
+        attention = plan.attention
+        if attention is None or attention.softmax is None or call != attention.product:
+            return
+        layout = attention.layout
+        if layout is not None and attention.scale is not None:
+            places = (layout.query, layout.key)
+            (q, by_q), (k, by_k) = (
+                self._unscaled.pop((call, at), (leaves[at], 1.0)) for at in places
+            )
+            q, k = q.permute(layout.query_axes), k.permute(layout.key_axes)
+            self._kept[attention.softmax] = q, k, attention.scale * by_q * by_k
 
     def _attend(self, call: Call, plan: _Plan, given: tuple[Any, ...]) -> None:
         if not plan.attending:
@@ -224,16 +249,48 @@ class Intercept(TorchFunctionMode):
         args, kwargs = given
         if call.operation == "softmax":
             logits = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-            self._target.attend(plan.attending, self._made(call, plan, logits))
+            made = self._made(call, plan.attention, logits)
+            self._target.attend(plan.attending, made)
         else:
             self._target.attend(plan.attending, of_fused(args, kwargs))
 
-    def _made(self, call: Call, plan: _Plan, logits: Tensor) -> Logits:
+    def _made(self, call: Call, attention: Attention | None, logits: Tensor) -> Logits:
         """Logits that the model has made, with queries and keys where these are of their shape."""
-        q, k = self._kept.pop(call, (None, None))
-        if q is None or k is None or logits.shape != (*q.shape[:-1], k.shape[-2]):
+        q, k, scale = self._kept.pop(call, (None, None, None))
+        if attention is None:
             return Materialized(logits)
-        return Attended(q=q, k=k, scale=plan.scale, made=logits)
+        layout = attention.layout
+        if layout is not None and logits.dim() == len(layout.logit_axes):
+            logits = logits.permute(layout.logit_axes)
+        elif layout is not None and layout.logit_axes[-1] != len(layout.logit_axes) - 1:
+            logits = logits.mT
+        logits = _unfolded(logits, attention.heads)
+        if q is None or k is None or scale is None:
+            return Materialized(logits)
+        q, k = (_unfolded(one, attention.heads, logits.shape[:-2]) for one in (q, k))
+        batch, sizes = logits.shape[:-2], (q.shape[-2], k.shape[-2])
+        if sizes != tuple(logits.shape[-2:]) or not (_fits(q, batch) and _fits(k, batch)):
+            return Materialized(logits)
+        q, k = (one.expand(*batch, *one.shape[-2:]) for one in (q, k))
+        return Attended(q=q, k=k, scale=scale, made=logits)
+
+
+def _unfolded(tensor: Tensor, heads: int | None, batch: Sequence[int] = ()) -> Tensor:
+    """``[samples * heads, ...]`` as ``[samples, heads, ...]``: like the logits, or by ``heads``."""
+    if tensor.dim() != 3:
+        return tensor
+    if len(batch) == 2 and batch[0] * batch[1] == len(tensor):
+        return tensor.reshape(*batch, *tensor.shape[1:])
+    if not batch and heads and len(tensor) % heads == 0:
+        return tensor.reshape(-1, heads, *tensor.shape[1:])
+    return tensor
+
+
+def _fits(tensor: Tensor, batch: Sequence[int]) -> bool:
+    """Whether the samples and heads of an operand broadcast to those of the logits."""
+    own = tensor.shape[:-2]
+    pairs = zip(reversed(own), reversed(batch), strict=False)
+    return len(own) <= len(batch) and all(size in (1, wanted) for size, wanted in pairs)
 
 
 def _refuse_compiled(model: nn.Module, call: Call) -> None:

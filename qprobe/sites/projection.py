@@ -36,6 +36,8 @@ class Projection:
     module: torch.nn.Module | None = None
     #: Where the output began in its storage.
     offset: int = 0
+    #: How often the output had been written to when it was returned.
+    version: int = 0
     setup: Setup | None = None
 
     def rows(self, part: Tensor, head: int) -> Rows | None:
@@ -93,20 +95,24 @@ class Projections:
             bias=None if bias is None else bias.detach(),
             module=module,
             offset=int(y.storage_offset()),
+            version=y._version,  # noqa: SLF001
             setup=first_setup((module,)),
         )
 
     def of(self, q: Tensor, k: Tensor) -> tuple[Projection, Projection] | None:
         """The calls whose outputs q and k are views of; None unless both are.
 
-        What was computed from an output (scaled, rotated, normalised, copied) is no view of it.
+        What was computed from an output (scaled, rotated, normalised, copied) is no view of it, and
+        an output that was written to since is not what the layer returned.
         """
         bases = _base(q), _base(k)
         if any(base not in self._calls for base in bases):
             return None
         first, second = (self._calls[base] for base in bases)
+        written = any(self._calls[one].version != one._version for one in bases)  # noqa: SLF001
         freed = any(not call.weight.untyped_storage().nbytes() for call in (first, second))
-        return None if freed else (first, second)  # a sharded weight is whole for its layer alone
+        # A sharded weight is whole for its layer alone.
+        return None if freed or written else (first, second)
 
     def clear(self) -> None:
         """Forget all calls."""

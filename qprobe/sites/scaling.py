@@ -10,7 +10,8 @@ _KEEPING = frozenset(
     (
         *("add", "masked_fill", "where", "to", "type", "type_as", "float", "double", "half"),
         *("bfloat16", "contiguous", "clone", "view", "reshape", "unsqueeze", "squeeze", "flatten"),
-        *("unflatten", "expand", "dropout", "matmul"),
+        *("unflatten", "expand", "dropout", "matmul", "transpose", "mT", "permute", "swapaxes"),
+        *("swapdims", "movedim", "moveaxis"),
     )
 )
 

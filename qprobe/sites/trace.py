@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +13,23 @@ from torch.utils._pytree import tree_leaves, tree_map
 from qprobe.errors import InputError
 from qprobe.records.schema import Role
 from qprobe.sites.calls import MULTIHEAD, Call, Calls, is_compiled, operation_of
+from qprobe.sites.contraction import Contraction
 from qprobe.sites.dataflow import (
     Dataflow,
     Node,
-    Origin,
     differ,
     exits,
     shared_by,
     tensors_in,
 )
 from qprobe.sites.discover import by_path, owners
-from qprobe.sites.scaling import factor
+from qprobe.sites.marks import How, Operand, how_of, marked
+from qprobe.sites.passes import unseen
+from qprobe.sites.scores import Attention, mixed
 from qprobe.sites.site import ROOT, Site
 
 #: What joins branches, by what it is called here.
 _JOINS = {"cat": "cat", "add": "add", "mul": "gate"}
-#: What is known of an origin that is scores, or probabilities.
-_OF_SCORES = ("scores", "scale", "probabilities")
-#: Products of whole tensors; what they make are no scores any more.
-_PRODUCTS = frozenset({"matmul", "linear", MULTIHEAD, "sdpa"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,36 +70,6 @@ class Fusion:
     def __str__(self) -> str:
         made = " | ".join(", ".join(branch.producers) for branch in self.branches)
         return f"{self.kind} {self.call}: {made}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """An attention that a module computes by itself.
-
-    ``product`` is the fused call, or the product of queries and keys; then ``softmax`` and ``mix``,
-    the product with the values, are calls of their own. ``value`` is the position of the values in
-    that. ``operands`` says whether queries and keys are operands of a plain matrix product, and
-    ``scale`` what numbers this product is multiplied with on its way to the softmax; None where
-    something else happens to it than that something is added or masked.
-    """
-
-    product: Call
-    softmax: Call | None = None
-    mix: Call | None = None
-    value: int = 1
-    operands: bool = True
-    scale: float | None = None
-
-    @property
-    def sites(self) -> list[Site]:
-        """Queries, keys and values as far as they can be told, logits and probabilities."""
-        path = str(self.product)
-        inputs = range(3) if self.operands else ()
-        roles = () if self.product.operation == MULTIHEAD else (Role.ATTN_LOGITS, Role.ATTN_PROBS)
-        return [
-            *(Site(path, Role.INPUT, "attention", index) for index in inputs),
-            *(Site(path, role, "attention") for role in roles),
-        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,18 +115,9 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     with _as_found(model):
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         args, kwargs = tree_map(_usable, (args, kwargs))
-        with recorder.calls, recorder:
+        with unseen(), recorder.calls, recorder:
             torch.func.functional_call(model, buffers, args, kwargs)
     return recorder.trace(model)
-
-
-class _How(NamedTuple):
-    """What of a call's arguments is no tensor, and says what was made."""
-
-    #: Which part of its input the result is.
-    which: object
-    #: What scores among its operands are multiplied with; None where that is unknown.
-    factor: float | None
 
 
 class _Recorder(TorchFunctionMode):
@@ -169,7 +128,6 @@ class _Recorder(TorchFunctionMode):
         self._frames: list[tuple[Call, dict[int, Tensor]]] = []
         self._attentions: list[Attention] = []
         self._fusions: list[Fusion] = []
-        self._einsums: set[Call] = set()
 
     def trace(self, model: nn.Module) -> Trace:
         modules = by_path(owners(model))
@@ -218,16 +176,13 @@ class _Recorder(TorchFunctionMode):
         }
         made = [(k, t) for k, t in enumerate(tree_leaves(output)) if isinstance(t, Tensor)]
         if made := [(k, tensor) for k, tensor in made if id(tensor) not in unchanged]:
-            if getattr(func, "__name__", "") == "einsum":
-                self._einsums.add(call)
-            which = str(args[1]) if call.operation == "getitem" else None
-            self._made(call, inputs, made, _How(which, factor(call.operation, args)))
+            self._made(call, inputs, made, how_of(func, call, (args, kwargs), inputs))
         return output
 
     def _made(
-        self, call: Call, inputs: dict[int, Tensor], made: list[tuple[int, Tensor]], how: _How
+        self, call: Call, inputs: dict[int, Tensor], made: list[tuple[int, Tensor]], how: How
     ) -> None:
-        attention = self._attention(call, inputs)
+        attention = self._attention(call, inputs, how.contraction)
         fusion = self._fusion(call, inputs)
         if attention is not None:
             self._attentions.append(attention)
@@ -235,15 +190,12 @@ class _Recorder(TorchFunctionMode):
             self._fusions.append(fusion)
         name = self._name(call, inputs, attention, fusion)
         origin = self._flow.result(call, inputs, name)
+        operands = [Operand(at, one, self._flow.origin(one)) for at, one in inputs.items()]
         for k, tensor in made:
             one = self._flow.parted(origin, call.operation, k if how.which is None else how.which)
             if not tensor.requires_grad:
                 one = replace(one, node=None, learned=False)
-            marked = self._marked(one, call, inputs, tensor)
-            if marked.scale is not None and marked.probabilities is None:
-                scale = None if how.factor is None else marked.scale * how.factor
-                marked = replace(marked, scale=scale)
-            self._flow.set_origin(tensor, marked)
+            self._flow.set_origin(tensor, marked(one, (call, how), operands, tensor))
 
     def _name(
         self,
@@ -300,48 +252,18 @@ class _Recorder(TorchFunctionMode):
         made = () if shared is None else shared.producers
         return Fusion(call=call, kind=kind, branches=branches, shared=made)
 
-    def _attention(self, call: Call, inputs: dict[int, Tensor]) -> Attention | None:
+    def _attention(
+        self, call: Call, inputs: dict[int, Tensor], contraction: Contraction | None
+    ) -> Attention | None:
         if call.operation in ("sdpa", MULTIHEAD):
             return Attention(product=call)
         if call.operation != "matmul":
             return None
         for at, tensor in inputs.items():
-            origin = self._flow.origin(tensor)
-            if origin.probabilities is not None:
-                product, softmax = origin.probabilities
-                value = next(other for other in reversed(inputs) if other != at)
-                plain = not {product, call} & self._einsums
-                return Attention(
-                    product=product,
-                    softmax=softmax,
-                    mix=call,
-                    value=value,
-                    operands=plain,
-                    scale=origin.scale if plain else None,
-                )
+            known = self._flow.origin(tensor).probabilities
+            if known is not None:
+                return mixed(call, contraction, at, known)
         return None
-
-    def _marked(
-        self, origin: Origin, call: Call, inputs: dict[int, Tensor], made: Tensor
-    ) -> Origin:
-        """Mark scores and probabilities, which stay such while their last two axes stay."""
-        if call.operation == "matmul":
-            query, *others = [self._flow.origin(tensor) for tensor in inputs.values()]
-            if any(one.from_batch for one in others) and (query.from_batch or query.learned):
-                return replace(origin, scores=call, scale=1.0)
-            return origin
-        if call.operation in _PRODUCTS:
-            return origin
-        for tensor in inputs.values():
-            before = self._flow.origin(tensor)
-            if before.scores is None and before.probabilities is None:
-                continue
-            if call.operation == "softmax" and before.scores is not None:
-                return replace(origin, probabilities=(before.scores, call), scale=before.scale)
-            if tensor.shape[-2:] == made.shape[-2:] and tensor.dim() > 1:
-                known = {name: getattr(before, name) for name in _OF_SCORES}
-                return replace(origin, **known)
-        return origin
 
 
 def _exits(call: Call, at: int, branch: Node, shared: Node | None) -> tuple[tuple[Call, int], ...]:

@@ -10,6 +10,8 @@ from qprobe.records.schema import Role
 from qprobe.sites.discover import Owner, stores_transposed
 from qprobe.sites.site import Site
 
+_PASSING = frozenset({Role.INPUT, Role.OUTPUT, Role.GRAD_OUTPUT})
+
 
 class Wanted:
     """Which tensors of a module are wanted, looked up once."""
@@ -36,6 +38,8 @@ class Watch:
         self.sites = tuple(sites)
         self.attends = isinstance(owner.module, nn.MultiheadAttention | ScaledDotProduct)
         self.everything = Wanted(self.attends, sites)
+        #: Whether several tensors of one call are wanted, which then have to be told apart.
+        self.several = len({site.role for site in sites if site.role in _PASSING}) > 1
         self.armed: Wanted | None = self.everything
 
     def arm(self, sites: frozenset[Site] | None) -> None:

@@ -16,16 +16,6 @@ PAGE = (ROOT / "docs" / "howto" / "write-a-probe.md").read_text("utf-8")
 FILE = re.compile(r"```python\n# zero_share\.py(?:, continued)?\n(.*?)```", re.DOTALL)
 USE = re.compile(r"```python\n(import torch, qprobe.*?)```\s+prints `(.*?)`", re.DOTALL)
 DECLARED = re.compile(r"```toml\n(.*?)```", re.DOTALL)
-PROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-[project]
-name = "zero-share"
-version = "1.0"
-[tool.setuptools]
-py-modules = ["zero_share"]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +23,7 @@ def environment(tmp_path_factory):
     """An environment in which the distribution is installed, by pip and without a network."""
     source, target = tmp_path_factory.mktemp("zero-share"), tmp_path_factory.mktemp("installed")
     (source / "zero_share.py").write_text("\n".join(FILE.findall(PAGE)))
-    (source / "pyproject.toml").write_text(PROJECT + DECLARED.search(PAGE)[1])
+    (source / "pyproject.toml").write_text(DECLARED.search(PAGE)[1])
     flags = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--no-compile")
     pip = [sys.executable, "-m", "pip", "install", *flags, "--target", str(target), str(source)]
     subprocess.run(pip, check=True, capture_output=True)

@@ -53,7 +53,8 @@ def batches():
 def fit(path, module=None, *, ckpt_path=None, options=None, **attach):
     from qprobe.integrations.lightning import ProbeCallback
 
-    callback = ProbeCallback(path / "run.qprobe", probes=[Alone()], every=2, **attach)
+    chosen = {"probes": [Alone()], "every": 2, **attach}
+    callback = ProbeCallback(path / "run.qprobe", **chosen)
     module = module or Module()
     trainer(callback, path, **(options or {})).fit(
         module, batches(), batches(), ckpt_path=ckpt_path
@@ -95,6 +96,35 @@ def test_a_training_goes_on_where_its_checkpoint_stood(tmp_path):
     looked, loss, status = steps(tmp_path)
     assert loss == list(range(1, 9))
     assert (looked, status) == ([1, 3, 5, 7], Status.FINISHED)
+
+
+def test_what_probes_remember_goes_on_with_the_checkpoint(tmp_path):
+    """``update_health`` compares with the last look, which was before the checkpoint."""
+    options = {"probes": ["update_health"], "schedule": {"update_health": 3}, "every": 3}
+    fit(tmp_path, options={"max_steps": 4, "max_epochs": -1}, **options)
+    saved = next(tmp_path.rglob("*.ckpt"))
+    fit(tmp_path, ckpt_path=saved, options={"max_steps": 8, "max_epochs": -1}, **options)
+    assert steps(tmp_path, "update_health")[0] == [4, 7]
+    with records.open(tmp_path / "run.qprobe") as run:
+        between = [r.value for r in run.records() if r.key == "steps_between"]
+    assert set(between) == {3.0}
+
+
+def test_several_epochs_with_validation_end_early(tmp_path):
+    class Scored(Module):
+        def validation_step(self, batch, number):
+            self.log("score", 0.0)
+
+    module, stop = Scored(), lightning.callbacks.EarlyStopping("score", patience=1, mode="max")
+    from qprobe.integrations.lightning import ProbeCallback
+
+    callback = ProbeCallback(tmp_path / "run.qprobe", probes=[Alone()], every=5)
+    fitting = trainer(callback, tmp_path, max_epochs=9)
+    fitting.callbacks.append(stop)
+    fitting.fit(module, batches(), batches())
+    assert fitting.current_epoch == 2
+    assert steps(tmp_path) == ([1, 6, 11, 16], list(range(1, 17)), Status.FINISHED)
+    assert not any(one._forward_hooks for one in module.modules())
 
 
 def test_an_exception_takes_hooks_off_and_is_in_the_run(tmp_path):

@@ -35,7 +35,7 @@ def model():
     return transformers.GPT2LMHeadModel(config)
 
 
-def trainer(path, *callbacks, data=None, watched=None, **options):
+def trainer(path, *callbacks, data=None, watched=None, scored=None, **options):
     given = {
         "output_dir": str(path / "out"), "per_device_train_batch_size": 4, "num_train_epochs": 1,
         "logging_steps": 2, "report_to": [], "use_cpu": True, "disable_tqdm": True,
@@ -45,6 +45,7 @@ def trainer(path, *callbacks, data=None, watched=None, **options):
         model=watched or model(),
         args=transformers.TrainingArguments(**{**given, **options}),
         train_dataset=data or Words(),
+        eval_dataset=scored,
         callbacks=list(callbacks),
     )
 
@@ -85,6 +86,26 @@ def test_a_training_goes_on_where_its_checkpoint_stood(tmp_path):
     again.train(resume_from_checkpoint=True)
     with records.open(tmp_path / "run.qprobe") as run:
         assert run.series("", "", "training", "loss").steps.tolist() == list(range(1, 9))
+
+
+def test_several_epochs_with_evaluation_end_early(tmp_path):
+    """Evaluation is not looked at, and its numbers are recorded with the step they are of."""
+    watched, callback = model(), probing(tmp_path)
+    stop = transformers.EarlyStoppingCallback(early_stopping_patience=1)
+    scoring = {
+        "eval_strategy": "epoch", "metric_for_best_model": "eval_loss", "greater_is_better": True,
+        "load_best_model_at_end": True, "save_strategy": "epoch", "num_train_epochs": 5,
+        "learning_rate": 1e-2,
+    }  # fmt: skip
+    trainer(tmp_path, callback, stop, watched=watched, scored=Words(), **scoring).train()
+    with records.open(tmp_path / "run.qprobe") as run:
+        inputs = run.series("lm_head", "input", "alone", "looks")
+        scores = run.series("", "", "training", "eval_loss")
+        assert run.meta.status is Status.FINISHED
+    assert scores.steps.tolist() == [8, 16]  # the loss falls, which here counts as getting worse
+    assert inputs.steps.tolist() == list(range(1, 17, 2))
+    assert set(inputs.values.tolist()) == {1.0}
+    assert not any(one._forward_hooks for one in watched.modules())
 
 
 def test_inside_with_an_exception_takes_hooks_off_and_is_in_the_run(tmp_path):

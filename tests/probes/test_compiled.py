@@ -98,6 +98,53 @@ def test_blocks_compiled_one_by_one_and_recomputed_are_counted_once():
     assert len(inputs) == len(gradients) == 7
 
 
+class Siblings(nn.Module):
+    """One layer called three times; of the last call nothing reaches the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.layer = nn.Linear(4, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.stem(x)
+        first, second, third = self.layer(x), self.layer(x.tanh()), self.layer(x * 100)
+        return first.relu() + second.sin(), third.detach()
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_calls_of_one_layer_in_one_graph_are_told_apart(accumulated):
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = Siblings()
+        run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        with qprobe.attach(model, probes=[Together()], schedule={"together": 2}) as session:
+            for _ in range(3):
+                for part in x.chunk(accumulated):
+                    run(part)[0].square().mean().backward()
+                session.step()
+        own = [r for r in session.records() if r.probe == "together"]
+        found.append({(r.step, *r.column): r.value for r in own})
+    assert counters["stats"]["unique_graphs"] <= accumulated  # of a shape each
+    assert not counters["graph_break"]
+    eager, seen = found
+    assert seen[1, "layer", "grad_output", "together", "looks"] == 2 * accumulated
+    assert seen == pytest.approx(eager, rel=1e-4, abs=1e-9)
+
+
+def test_calls_that_cannot_be_told_apart_are_said():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.randn(3, 4)
+    run = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with qprobe.attach(model, probes=[Together()], schedule={"together": 1}, sites="0") as session:
+        (run(x) + run(x)).sum().backward()  # in the order in which backward visits them
+        session.step()
+        run(x)
+        run(x).sum().backward()  # which of both runs this is nobody knows
+        with pytest.warns(UserWarning, match="several calls of '0' in compiled code"):
+            session.step()
+
+
 def test_attention_is_sampled_when_it_runs_not_when_it_is_traced():
     model, x = build("vit", "tiny", image=32), torch.randn(2, 3, 32, 32)
     model.eval()

@@ -12,7 +12,8 @@ class Noting:
     def __init__(self):
         self.tensors, self.attentions = [], []
 
-    def seen(self, slot, tensor, *, recording):
+    def seen(self, slot, tensor, *, call, recording):
+        assert call == 4
         self.tensors.append((slot, tensor.clone(), recording))
 
     def attended(self, slots, attended, *, recording):
@@ -28,8 +29,8 @@ def test_a_tensor_reaches_the_watcher_of_its_number(watcher):
     other, x = Noting(), torch.arange(3.0)
     number, token = op.register(watcher), torch.zeros(1)
     assert op.register(other) == number + 1
-    OBSERVE(x, token, number, 7, True)
-    OBSERVE(x + 1, token, number, 8, False)
+    OBSERVE(x, token, number, 7, 4, True)
+    OBSERVE(x + 1, token, number, 8, 4, False)
     assert [(slot, t.tolist(), r) for slot, t, r in watcher.tensors] == [
         (7, [0.0, 1.0, 2.0], True),
         (8, [1.0, 2.0, 3.0], False),
@@ -55,16 +56,16 @@ def test_a_watcher_that_is_gone_is_not_called_and_not_kept():
     watcher = Noting()
     number, kept = op.register(watcher), watcher.tensors
     del watcher
-    OBSERVE(torch.ones(2), torch.zeros(1), number, 0, True)
+    OBSERVE(torch.ones(2), torch.zeros(1), number, 0, 4, True)
     assert kept == []
 
 
 def test_tracing_looks_at_nothing(watcher):
     number = op.register(watcher)
     meta = torch.empty(2, 3, device="meta")
-    OBSERVE(meta, torch.empty(1, device="meta"), number, 0, True)
+    OBSERVE(meta, torch.empty(1, device="meta"), number, 0, 4, True)
     with torch._subclasses.FakeTensorMode():
-        OBSERVE(torch.empty(2, 3), torch.empty(1), number, 0, True)
+        OBSERVE(torch.empty(2, 3), torch.empty(1), number, 0, 4, True)
     assert watcher.tensors == []
 
 
@@ -73,10 +74,10 @@ def test_a_compiled_graph_keeps_every_call_in_its_order(watcher):
     number, token = op.register(watcher), torch.zeros(1)
 
     def model(x):
-        OBSERVE(x, token, number, 0, torch.is_grad_enabled())
+        OBSERVE(x, token, number, 0, 4, torch.is_grad_enabled())
         y = x * 2
-        OBSERVE(y, token, number, 1, torch.is_grad_enabled())
-        OBSERVE(y, token, number, 1, torch.is_grad_enabled())
+        OBSERVE(y, token, number, 1, 4, torch.is_grad_enabled())
+        OBSERVE(y, token, number, 1, 4, torch.is_grad_enabled())
         return y + 1
 
     torch._dynamo.reset()
@@ -94,6 +95,6 @@ def test_a_compiled_graph_keeps_every_call_in_its_order(watcher):
 def test_the_schema_says_what_it_changes():
     torch.library.opcheck(
         OBSERVE,
-        (torch.randn(3), torch.zeros(1), 10**9, 0, False),
+        (torch.randn(3), torch.zeros(1), 10**9, 0, 0, False),
         test_utils=("test_schema", "test_faketensor"),
     )

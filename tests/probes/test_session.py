@@ -280,6 +280,36 @@ def test_layers_that_there_was_no_room_for_are_said_and_arrays_of_all_are_kept()
     assert waiting == [1.0, 0.0]
 
 
+def test_what_is_taken_up_under_a_budget_looks_as_the_whole_by_the_same_clock():
+    """The account is saved: which looks there is room for depends on the time they take alone."""
+
+    def watched(model, steps, start=0, state=None):
+        clock = Clock()
+
+        class Slow(Inputs):
+            def observe(self, view):
+                clock.now += 0.3
+                return super().observe(view)
+
+        options = {"budget": "5%", "every": 2, "start": start, "clock": clock}
+        session = qprobe.attach(model, probes=[Slow()], **options)
+        if state is not None:
+            session.load_state_dict(state)
+        for _ in range(steps):
+            clock.now += 1.0
+            go(model, session)
+        seen = [(r.step, r.site) for r in session.records() if r.column.key == "n"]
+        return session, seen
+
+    _, whole = watched(small(), 60)
+    for stop in range(1, 26):
+        first, before = watched(small(), stop)
+        _, after = watched(small(), 60 - stop, stop, first.state_dict())
+        assert before + after == whole, stop
+    assert len({site for _, site in whole}) == 2
+    assert 4 < len(whole) < 40
+
+
 def test_a_single_site_brings_what_its_probe_needs():
     model = small()
     site = Site("0", Role.GRAD_OUTPUT, "linear")

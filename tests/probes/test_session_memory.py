@@ -1,31 +1,43 @@
-"""What the states of one watched tensor take, at 768 channels: 64 kB, however many tokens."""
+"""What is held of one watched tensor at 768 channels: 64 kB, however many tokens and steps."""
 
-from collections import defaultdict
+import copy
+import importlib
+from collections import Counter
 from functools import reduce
 
 import pytest
 import torch
+from sites.zoo import ZOO, loss_of
 from torch import nn
 
 import qprobe
 from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.attention_maps import AttentionMaps
-from qprobe.probes.base import PROBES, SiteView
-from qprobe.probes.block_scales import BlockScales
-from qprobe.probes.gradient_fidelity import GradientFidelity
-from qprobe.probes.operand_error import OperandError
+from qprobe.probes.base import PROBES, ComparingProbe, SiteView
 from qprobe.probes.packing import pack
 from qprobe.probes.softmax_levels import SoftmaxLevels
 from qprobe.records.schema import Role
 from qprobe.sites import Attended, Site
 
 LIMIT, CHANNELS, RECIPE = 64_000, 768, "nvfp4-2d-rht-sr"
-PLAIN = ("moments", "histogram", "four_bit", "update_health")
-ASKED = {
-    "operand_error": OperandError(RECIPE),
-    "block_scales": BlockScales(RECIPE),
-    "gradient_fidelity": GradientFidelity(RECIPE),
-}
+#: What a weight takes beside it, from look to look.
+REMEMBERED = 12_500
+#: Models that are small enough to train for long.
+ANIMALS = ("twice", "unet", "einsum attention", "checkpointed")
+
+
+@pytest.fixture
+def _every_probe_at_every_step(monkeypatch):
+    probes = tuple(copy.copy(under(probe)) for probe in PROBES)
+    for probe in probes:
+        probe.every = 1
+    monkeypatch.setattr(importlib.import_module("qprobe.probes.attach"), "_default", lambda: probes)
+
+
+def under(probe):
+    """The probe, asked about a recipe that quantizes every operand."""
+    asks = isinstance(probe, ComparingProbe) or probe.name == "update_health"
+    return type(probe)(recipe=RECIPE) if asks else probe
 
 
 def size(state):
@@ -33,24 +45,74 @@ def size(state):
     return pack(state).data.nbytes
 
 
+def nbytes(value):
+    """Of all tensors in nested tables and objects that probes or sessions hold."""
+    if isinstance(value, torch.Tensor):
+        return value.untyped_storage().nbytes()
+    if isinstance(value, dict | list | tuple):
+        return sum(map(nbytes, value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, str) else 8
+
+
+def held(session):
+    """By site what states and summaries take, and what probes remember of it."""
+    observer, states, remembered = session._observer, Counter(), Counter()
+    for slot, state in observer._states.items():
+        states[slot.site] += size(state)
+    for site, summary in observer._summaries.items():
+        states[site] += size(summary)
+    for slot in session._slots:
+        remembered[slot.site] += nbytes(slot.memory)
+    return states, remembered
+
+
+@pytest.mark.usefixtures("_every_probe_at_every_step")
 @pytest.mark.parametrize("tokens", [8, 512])
 def test_a_tensor_with_every_probe_that_sees_it_takes_at_most_64_kb(tokens):
     model = nn.Sequential(nn.Linear(CHANNELS, CHANNELS))
-    probes = [ASKED.get(name, name) for name in (*PLAIN, *ASKED)]
-    names = [getattr(probe, "name", probe) for probe in probes]
-    taken = defaultdict(int)
-    with qprobe.attach(model, probes=probes, schedule=dict.fromkeys(names, 1)) as session:
+    with qprobe.attach(model, every=1) as session:
         x = torch.randn(4, tokens // 4, CHANNELS, requires_grad=True)
         for _ in range(2):
-            model(x).square().mean().backward()
-        session.read_weights()
-        states, summaries = session._observer.take()
-        for slot, state in states.items():
-            taken[slot.site] += size(state)
-        for site, summary in summaries.items():
-            taken[site] += size(summary)
-    assert {site.role for site in taken} >= {Role.INPUT, Role.WEIGHT, Role.GRAD_OUTPUT}
-    assert max(taken.values()) <= LIMIT, {str(site): n for site, n in taken.items()}
+            for _ in range(2):
+                model(x).square().mean().backward()
+            session.read_weights()
+            states, remembered = held(session)
+            session.step()
+    assert {site.role for site in states} == {
+        *(Role.INPUT, Role.OUTPUT, Role.WEIGHT, Role.GRAD_OUTPUT)
+    }
+    assert max(states.values()) <= LIMIT, {str(site): n for site, n in states.items()}
+    assert {site.role for site, n in remembered.items() if n} == {Role.WEIGHT}
+    assert max(remembered.values()) <= REMEMBERED
+
+
+@pytest.mark.usefixtures("_every_probe_at_every_step")
+@pytest.mark.parametrize(
+    ("animal", "steps"),
+    [
+        *((name, 6) for name in ANIMALS),
+        *(pytest.param(name, 15, marks=pytest.mark.slow) for name in ZOO),
+    ],
+)
+def test_what_all_probes_hold_does_not_grow_with_steps(animal, steps, tmp_path):
+    torch.manual_seed(0)
+    model, (args, kwargs) = ZOO[animal].model(), ZOO[animal].inputs()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    totals = []
+    with qprobe.attach(model, tmp_path / "x.qprobe", every=1, example=args or kwargs) as session:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss_of(model(*args, **kwargs)).backward()
+            optimizer.step()
+            states, remembered = held(session)
+            assert max(states.values()) <= LIMIT
+            assert max(remembered.values()) <= REMEMBERED
+            calls = len(session._observer._pending), len(session._capture._gradients)
+            totals.append((states.total(), remembered.total(), calls))
+            session.step(loss=1.0)
+            assert session._observer._states == {}
+            assert session._ledger.records == []
+    assert len(set(totals[2:])) == 1, totals  # the first look remembers, the second compares
 
 
 def test_an_attention_of_768_channels_takes_at_most_64_kb_when_all_heads_were_seen():
@@ -82,10 +144,3 @@ def test_maps_of_an_attention_take_16_kb(role):
 
 def _of_heads(state):
     return {key.removeprefix("head11.") for key in state.scalars() if key.startswith("head11.")}
-
-
-def test_every_probe_is_measured_here():
-    """A new probe has to say what it takes; those of few sums, or one histogram, are left out."""
-    small = {"branch_energy", "output_error", "prediction_levels"}
-    here = {*PLAIN, *ASKED, "attention_logits", "attention_maps", "softmax_levels"}
-    assert set(PROBES.names()) - small - here == set()

@@ -112,6 +112,21 @@ def swin_unetr(_):
     return model, {"x_in": torch.randn(2, 1, 64, 64)}
 
 
+def unetr(_):
+    nets = pytest.importorskip("monai.networks.nets", reason=MONAI)
+    model = nets.UNETR(
+        in_channels=1,
+        out_channels=2,
+        img_size=32,
+        feature_size=4,
+        hidden_size=32,
+        mlp_dim=48,
+        num_heads=4,
+        spatial_dims=2,
+    )
+    return model, {"x_in": torch.randn(2, 1, 32, 32)}
+
+
 def rt_detr(_):
     hf = pytest.importorskip("transformers", reason=HF)
     backbone = hf.RTDetrResNetConfig(

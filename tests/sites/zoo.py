@@ -89,22 +89,25 @@ class Gate(nn.Module):
 class PlainAttention(nn.Module):
     """Attention as three calls, with a child for the softmax."""
 
-    def __init__(self, *, einsum=False):
+    def __init__(self, *, how="matmul"):
         super().__init__()
         self.embed, self.qkv, self.proj = nn.Linear(6, 8), nn.Linear(8, 24), nn.Linear(8, 8)
         self.table = nn.Parameter(torch.zeros(5, 5))
         self.softmax = nn.Softmax(dim=-1)
-        self.einsum = einsum
+        self.how = how
 
     def forward(self, x):
         x = self.embed(x)
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        if self.einsum:
+        if self.how == "folded":
+            q, k, v = (part.reshape(-1, *part.shape[2:]) for part in (q, k, v))
+        if self.how == "einsum":
             logits = torch.einsum("bhqd,bhkd->bhqk", q, k) * 0.5
         else:
             logits = (q * 0.5) @ k.transpose(-2, -1)
         p = F.dropout(self.softmax(logits + self.table), 0.1, self.training)
-        heads = torch.einsum("bhqk,bhkd->bhqd", p, v) if self.einsum else p @ v
+        heads = torch.einsum("bhqk,bhkd->bhqd", p, v) if self.how == "einsum" else p @ v
+        heads = heads.unflatten(0, (-1, 2)) if self.how == "folded" else heads
         return x + self.proj(heads.transpose(1, 2).flatten(2))
 
 
@@ -243,7 +246,13 @@ ZOO: dict[str, Animal] = {
         attentions=("./matmul.0",),
     ),
     "einsum attention": Animal(
-        make=lambda: PlainAttention(einsum=True),
+        make=lambda: PlainAttention(how="einsum"),
+        args=_images(3, 5, 6),
+        fusions=("add ./add.1: embed | proj",),
+        attentions=("./matmul.0",),
+    ),
+    "folded attention": Animal(
+        make=lambda: PlainAttention(how="folded"),
         args=_images(3, 5, 6),
         fusions=("add ./add.1: embed | proj",),
         attentions=("./matmul.0",),
