@@ -123,7 +123,7 @@ def _table(groups: list[Group], asked: Question) -> str:
                 group.title,
                 interval(row.score),
                 "" if change is None else interval(change.difference, sign=True),
-                "" if change is None else f"{change.difference.n} {change.rests}",
+                "" if change is None else change.over,
                 "" if change is None else change.effect.verdict,
             ]
             lines.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 _TRIED = 20
 _THREADS = 8
+#: How far the server stands behind other programs, of 19.
+_NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ def run(app: Dash, address: Address, say: Callable[[str], object] | None = None)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(app.server, sockets=[listening], threads=_THREADS)
     (say or _log.info)(f"dashboard on {url} (Ctrl-C stops it)")
+    _step_back()
     if address.browser and has_display():
         webbrowser.open(url)
     try:
@@ -47,6 +50,12 @@ def run(app: Dash, address: Address, say: Callable[[str], object] | None = None)
         _log.info("the dashboard was stopped")
     finally:
         server.close()
+
+
+def _step_back() -> None:
+    """A training on the same machine goes first: who looks at it can wait for a moment."""
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
 
 
 def bind(address: Address) -> socket.socket:
