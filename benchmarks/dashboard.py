@@ -41,7 +41,7 @@ from qprobe.dashboard.shell import POLL_MS
 from qprobe.records import Batch, Column, RunInfo, create
 
 LAYERS, MEASURES = 600, 12
-TABS, ROUNDS, TURN_S, STEP_S = 5, 6, 3.5, 0.05
+TABS, ROUNDS, SETTLE_S, TURN_S, STEP_S = 5, 6, 1.0, 3.5, 0.05
 PATIENCE_MS = 120_000
 
 # Runs in every page from its start: when the frame and the first map are there.
@@ -342,18 +342,20 @@ class Written:
         self._run.close()
 
     def go_on(self) -> tuple[float, float]:
-        """Mean wall and CPU seconds of a flush over one turn; what comes first is left out."""
+        """Mean wall and CPU seconds of a flush over one turn, once the last one has died away."""
         taken = []
-        end = time.perf_counter() + TURN_S
+        settled = time.perf_counter() + SETTLE_S
+        end = settled + TURN_S
         while time.perf_counter() < end:
             time.sleep(STEP_S)
             self._run.records(self._step, Batch(layout=self._layout, values=self._values))
             self._run.records(self._step, Batch(layout=self._own, values=np.array([1.0])))
             began = time.perf_counter(), time.thread_time()
             self._run.flush()
-            taken.append((time.perf_counter() - began[0], time.thread_time() - began[1]))
+            if began[0] >= settled:
+                taken.append((time.perf_counter() - began[0], time.thread_time() - began[1]))
             self._step += 1
-        wall, computed = zip(*taken[5:], strict=True)
+        wall, computed = zip(*taken, strict=True)
         return statistics.fmean(wall), statistics.fmean(computed)
 
 

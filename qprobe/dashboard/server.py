@@ -41,7 +41,6 @@ def run(app: Dash, address: Address, say: Callable[[str], object] | None = None)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(app.server, sockets=[listening], threads=_THREADS)
     (say or _log.info)(f"dashboard on {url} (Ctrl-C stops it)")
-    _step_back()
     if address.browser and has_display():
         webbrowser.open(url)
     try:
@@ -52,8 +51,12 @@ def run(app: Dash, address: Address, say: Callable[[str], object] | None = None)
         server.close()
 
 
-def _step_back() -> None:
-    """A training on the same machine goes first: who looks at it can wait for a moment."""
+def step_back() -> None:
+    """Give way to a training on the same machine: who looks at it can wait for a moment.
+
+    For good and for the whole process, so only a command does it, and no program that embeds the
+    dashboard. Where the scheduler weighs sessions first (Linux' autogroups), it holds in its own.
+    """
     if hasattr(os, "nice"):
         os.nice(_NICE)
 

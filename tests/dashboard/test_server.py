@@ -1,3 +1,4 @@
+import os
 import re
 import signal
 import subprocess
@@ -42,6 +43,8 @@ def test_the_command_serves_until_ctrl_c(sweep):
         url = re.search(r"http://127\.0\.0\.1:\d+/", line).group()
         with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  (our own)
             assert b"qprobe" in answer.read()
+        behind = os.getpriority(os.PRIO_PROCESS, process.pid) - os.getpriority(os.PRIO_PROCESS, 0)
+        assert behind == min(10, 19 - os.getpriority(os.PRIO_PROCESS, 0))  # a training goes first
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 0

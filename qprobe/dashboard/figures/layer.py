@@ -118,7 +118,7 @@ def operands(
                 name=name,
                 marker={"color": theme.lines(dark)[number], "opacity": 0.9 if not number else 0.5},
                 text=[f"{value:.1f}" if np.isfinite(value) else plain(value) for value in known],
-                textposition="auto",
+                textposition="outside",
                 hovertemplate="%{y}<br>%{x:.2f} dB<extra>" + name + "</extra>",
             )
     figure.update_xaxes(title="SQNR in dB, more is better", rangemode="tozero")

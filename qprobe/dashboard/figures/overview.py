@@ -57,7 +57,7 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
     order = [_label(g.title, r.recipe, several) for g, r, _ in rows]
     figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor="rgba(0,0,0,0)")
     figure.update_xaxes(
-        title=wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 24),
+        title=wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 18),
         zeroline=True, zerolinewidth=2, zerolinecolor=theme.ink(dark), exponentformat="none",
     )  # fmt: skip
     return figure
