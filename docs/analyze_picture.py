@@ -10,22 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qprobe import records
-from qprobe.cli.analysis_report import render
-from qprobe.cli.analysis_view import Subtitle, view
+from qprobe.analyzers.report import Report
 
 PICTURE = Path(__file__).with_name("analyze.svg")
 
 
 def draw(run: Path) -> str:
     """The report of a run file as SVG."""
-    with records.open(run) as reader:
-        meta, found = reader.meta, reader.findings()
-        measured = list(reader.records())
-    title, score = str(meta.config["title"]), meta.config["score"]
-    about = Subtitle(title=title, recipe=meta.recipe, score=None if score is None else str(score))
     console = Console(record=True, width=104, file=StringIO(), highlight=False)
-    console.print(render(view(about, measured, found), f"{title}, {meta.recipe}", run))
+    console.print(Report.read(run).lines())
     svg = console.export_svg(title="qprobe analyze", unique_id="analyze")
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fonts from elsewhere
 

@@ -9,6 +9,8 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qprobe.analyzers.analyze import analyze
+    from qprobe.analyzers.base import Subject
     from qprobe.engine import TrainConfig, train
     from qprobe.probes.attach import attach
     from qprobe.probes.schedule import Every
@@ -22,6 +24,8 @@ __version__ = _version("qprobe")
 _PUBLIC = {
     "Every": "qprobe.probes.schedule",
     "Session": "qprobe.probes.session",
+    "Subject": "qprobe.analyzers.base",
+    "analyze": "qprobe.analyzers.analyze",
     "attach": "qprobe.probes.attach",
     "convert": "qprobe.quant",
     "fake_quantize": "qprobe.quant",
@@ -38,8 +42,10 @@ _PUBLIC = {
 __all__ = [
     "Every",
     "Session",
+    "Subject",
     "TrainConfig",
     "__version__",
+    "analyze",
     "attach",
     "convert",
     "fake_quantize",

@@ -20,7 +20,7 @@ FORBIDDEN = {"utils", "util", "common", "core", "helpers", "helper", "misc"}
 #: Folders of tests that mirror no package.
 OWN_FOLDERS = {"contracts", "oracles", "browser", "data"}
 #: Tests about the repository rather than a module.
-OWN_TESTS = {"test_house", "test_packaging", "test_qprobe"}
+OWN_TESTS = {"test_house", "test_packaging", "test_qprobe", "test_reference"}
 #: Packages a person uses without torch.
 LIGHT = ("errors", "registry", "native", "inference", "records", "plan", "dashboard", "cli")
 

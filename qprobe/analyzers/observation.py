@@ -102,7 +102,10 @@ def _as_control(found: Observation) -> Observation:
             for r in found.records
         ),
         arrays=tuple(replace(one, probe=control(one.probe)) for one in found.arrays),
-        not_measured=tuple(f"{one} (control)" for one in found.not_measured),
+        # What a model has no site for is missed once, not once more by its control.
+        not_measured=tuple(
+            f"{one} (control)" for one in found.not_measured if not one.endswith(NO_SITE)
+        ),
     )
 
 

@@ -86,7 +86,7 @@ class ShortRuns:
         if train is None:
             raise InputError(
                 f"{subject.name} offers no continuation, so there is no training to go on with; "
-                "see qprobe.analyzers.base.Subject, or leave out --steps."
+                "see qprobe.Subject, or leave out --steps."
             )
         if not self._trials:
             return

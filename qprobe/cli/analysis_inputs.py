@@ -9,6 +9,7 @@ from types import ModuleType
 
 from qprobe import checkpoints
 from qprobe.analyzers.analysis import Inputs
+from qprobe.analyzers.analysis_file import Label
 from qprobe.analyzers.base import Subject
 from qprobe.checkpoints import Checkpoint, Kind
 from qprobe.cli.analysis_trainings import holds_trainings, trainings_of
@@ -31,12 +32,7 @@ class Given:
     """The inputs of an analysis, and how to call them."""
 
     inputs: Inputs
-    #: What the report calls it, such as ``cnn tiny`` or a file's name.
-    title: str
-    recipe: str | None
-    layers: str | None
-    #: The SHA-256 of the checkpoint and the id of the run that trained it, where there are any.
-    source: str | None
+    label: Label
     #: Where the report goes unless told, without the ending.
     place: Path
     #: What a person should know of the inputs.
@@ -66,10 +62,7 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
         )
     return Given(
         inputs=Inputs(checkpoint=opened, lacking=f"weights alone; {_ADVICE}"),
-        title=opened.path.name,
-        recipe=None,
-        layers=None,
-        source=opened.sha256,
+        label=Label(title=opened.path.name, source=opened.sha256),
         place=opened.path.with_name(f"{opened.path.stem}-weights"),
         notes=opened.notes,
     )
@@ -86,10 +79,7 @@ def _of_trainings(folder: Path, option: str | None) -> Given:
         inputs=Inputs(
             trainings=trainings, lacking="a folder of trainings; name the best.pt of one of them"
         ),
-        title=folder.name or str(folder),
-        recipe=None,
-        layers=None,
-        source=None,
+        label=Label(title=folder.name or str(folder)),
         place=folder / "recipes",
         notes=notes,
     )
@@ -100,8 +90,8 @@ def with_continuation(what: Given) -> Given:
     subject = what.inputs.subject
     if subject is None or subject.continuation is None:
         raise InputError(
-            f"{what.title} offers no training to go on with, which --steps needs; give a qprobe "
-            "checkpoint, or a subject with a continuation (see qprobe.analyzers.base.Continuation)."
+            f"{what.label.title} offers no training to go on with, which --steps needs; give a "
+            "qprobe checkpoint, or a subject with a continuation (see qprobe.Subject)."
         )
     training = subject.continuation
     if not isinstance(training, Continuation) or training.resumes:
@@ -131,10 +121,12 @@ def _of_training(opened: Checkpoint, recipe: str | None, layers: str | None) -> 
     name = subject.recipe.name
     return Given(
         inputs=Inputs(subject=subject, checkpoint=opened),
-        title=subject.name,
-        recipe=name,
-        layers=layers or bench.config.layers,
-        source=" ".join(str(one) for one in (opened.sha256, run) if one),
+        label=Label(
+            title=subject.name,
+            recipe=name,
+            layers=layers or bench.config.layers,
+            source=" ".join(str(one) for one in (opened.sha256, run) if one),
+        ),
         place=opened.path.with_name(f"{opened.path.stem}-{name}"),
         notes=notes,
     )
@@ -160,10 +152,12 @@ def _of_subject(
     name = subject.recipe.name
     return Given(
         inputs=Inputs(subject=subject, checkpoint=opened),
-        title=subject.name,
-        recipe=name,
-        layers=layers,
-        source=None if opened is None else opened.sha256,
+        label=Label(
+            title=subject.name,
+            recipe=name,
+            layers=layers,
+            source=None if opened is None else opened.sha256,
+        ),
         place=Path(f"{file.stem}-{name}")
         if opened is None
         else opened.path.with_name(f"{opened.path.stem}-{name}"),
@@ -215,7 +209,7 @@ def _made(reference: str, make: Callable[[], object]) -> Subject:
     if not isinstance(subject, Subject):
         raise InputError(
             f"--subject {reference}: it returned a {type(subject).__name__}; return a "
-            "qprobe.analyzers.base.Subject."
+            "qprobe.Subject."
         )
     return subject
 

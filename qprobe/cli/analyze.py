@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,9 +10,11 @@ from qprobe.errors import InputError
 
 if TYPE_CHECKING:
     from qprobe.analyzers.analysis import Request
+    from qprobe.analyzers.analysis_file import Place
     from qprobe.analyzers.depth import Depth
+    from qprobe.analyzers.report import Report
     from qprobe.cli.analysis_inputs import Given
-    from qprobe.records import Finding, Record, Severity
+    from qprobe.records import Finding, Severity
 
 _INTERRUPTED = 130
 _MANY = "Repeat it for several."
@@ -27,7 +29,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
         str | None,
         typer.Option(
             metavar="FILE.py:FUNCTION",
-            help="Run this code: a function that returns a qprobe.analyzers.base.Subject.",
+            help="Run this code: a function that returns a qprobe.Subject.",
         ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="See `qprobe list recipes`.")] = None,
@@ -65,7 +67,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> int:
-    """Find the layers that fail in four bits, say why, and what helps.
+    """Find the layers that fail in four bits, why, and what helps.
 
     INPUT is a checkpoint of `qprobe train`, whose model and data are rebuilt, or weights: a state
     dict, .safetensors, packed. Ctrl-C keeps what was measured; the same command goes on.
@@ -73,6 +75,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     import torch
 
     from qprobe.analyzers.analysis import Request
+    from qprobe.analyzers.analysis_file import Place
     from qprobe.cli.analysis_inputs import given, with_continuation
     from qprobe.cli.baseline import worse_than
 
@@ -90,61 +93,36 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     if steps is not None:
         what = with_continuation(what)
     file = out or what.place.with_name(f"{what.place.name}.qprobe")
-    done = _run(what, request, file, overwrite=overwrite, quiet=quiet or as_json)
-    if done is None:
+    report = _run(what, request, Place(file, overwrite), quiet=quiet or as_json)
+    if report is None:
         return _INTERRUPTED
-    findings, records = done
-    worse = [] if before is None else worse_than(before, findings)
+    worse = [] if before is None else worse_than(before, report.findings)
     if html is not None:
         _html(file, html)
     if as_json or not quiet:
-        _report(what, file, (findings, records), worse, as_json=as_json)
-    failed = threshold is not None and any(one.severity.reaches(threshold) for one in findings)
+        _show(what, report, worse, as_json=as_json)
+    failed = threshold is not None and any(
+        one.severity.reaches(threshold) for one in report.findings
+    )
     return 1 if failed or worse else 0
 
 
-def _run(
-    what: "Given", request: "Request", file: Path, *, overwrite: bool, quiet: bool
-) -> "tuple[list[Finding], list[Record]] | None":
-    """Findings and records; nothing after Ctrl-C, when the file keeps what there was."""
-    from qprobe import records
-    from qprobe.analyzers.analysis import Analysis, Watcher
-    from qprobe.cli.analysis_file import check_free, info, writer
+def _run(what: "Given", request: "Request", place: "Place", *, quiet: bool) -> "Report | None":
+    """The report; nothing after Ctrl-C, when the file keeps what there was."""
+    from qprobe.analyzers.analyze import conduct
     from qprobe.cli.analysis_progress import Bar, watcher
 
-    about = info(_config(what, request), what.recipe, what.source)
-    check_free(file, about, overwrite=overwrite)
-    watching: Watcher = Watcher() if quiet else watcher()
-    run, known = writer(file, about, overwrite=overwrite)
+    watching = None if quiet else watcher()
     try:
-        with run:
-            findings = Analysis(
-                inputs=what.inputs, request=request, writer=run, known=known, watcher=watching
-            ).run()
+        return conduct(what.label, what.inputs, request, place, watching)
     except KeyboardInterrupt:
-        print(f"Saved what was measured in {file}; the same command goes on.", file=sys.stderr)
+        print(
+            f"Saved what was measured in {place.file}; the same command goes on.", file=sys.stderr
+        )
         return None
     finally:
         if isinstance(watching, Bar):
             watching.close()
-    with records.open(file) as reader:
-        return findings, list(reader.records())
-
-
-def _config(what: "Given", request: "Request") -> dict[str, Any]:
-    subject = what.inputs.subject
-    return {
-        "kind": "analysis",
-        "title": what.title,
-        "recipe": what.recipe,
-        "layers": what.layers,
-        "score": None if subject is None else subject.score.name,
-        "depth": str(request.depth),
-        "only": list(request.only),
-        "skip": list(request.skip),
-        "verify": request.verify,
-        "steps": request.steps,
-    }
 
 
 def _depth(*, quick: bool, thorough: bool, exhaustive: bool) -> "Depth":
@@ -192,39 +170,25 @@ def _html(file: Path, html: Path) -> None:
     write(Library([file]), html)
 
 
-def _report(
-    what: "Given",
-    file: Path,
-    measured: "tuple[list[Finding], list[Record]]",
-    worse: "list[Finding]",
-    *,
-    as_json: bool,
-) -> None:
+def _show(what: "Given", report: "Report", worse: "list[Finding]", *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.text import Text
 
-    from qprobe.cli import analysis_report
-    from qprobe.cli.analysis_view import Subtitle, view
-
-    findings, records = measured
-    subject = what.inputs.subject
-    score = None if subject is None else subject.score.name
-    about = Subtitle(title=what.title, recipe=what.recipe, score=score)
-    seen = view(about, records, findings)
+    label = what.label
     if as_json:
         facts = {
-            "file": file, "title": what.title, "recipe": what.recipe, "layers": what.layers,
-            "source": what.source, "score": score, "notes": list(what.notes),
+            "file": report.file, "title": label.title, "recipe": label.recipe,
+            "layers": label.layers, "source": label.source,
+            "score": report.meta.config["score"], "notes": list(what.notes),
             "worse": [asdict(one) for one in worse],
         }  # fmt: skip
-        print(analysis_report.as_json(seen, findings, facts))
+        print(report.json(facts))
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-    parts = (what.title, what.recipe, what.layers and f"layers {what.layers}", *what.notes)
-    whole = analysis_report.render(seen, ", ".join(filter(None, parts)), file)
-    console.print(whole, crop=False)  # commands are copied: a narrow terminal must not cut them
+    # Commands are copied: a narrow terminal must not cut them.
+    console.print(report.lines(what.notes), crop=False)
     for one in worse:
         line = f"Worse than the baseline: {one.claim} [{one.low:.3g}, {one.high:.3g}]"
         console.print(Text(line, style="bold red"))

@@ -26,7 +26,10 @@ def compare(  # noqa: PLR0913  (one for each part of the question)
     level: Annotated[float, typer.Option(help="Confidence level.")] = 0.95,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
-    """Compare recipes over seeds and folds: means, paired tests, and what is missing."""
+    """Compare recipes over seeds and folds.
+
+    Means, paired tests with intervals, and what is missing.
+    """
     from qprobe.cli.comparison_table import show, show_json
     from qprobe.engine.compare import Question
     from qprobe.engine.compare import compare as answer

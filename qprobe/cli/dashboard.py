@@ -35,7 +35,10 @@ def dashboard(  # noqa: PLR0913  (one for each option of the server)
         str, typer.Option(metavar="/PATH/", help="Where a proxy puts the dashboard.")
     ] = "/",
 ) -> int:
-    """Show which layers and which recipes fail; new runs appear while it is open."""
+    """Show which layers and which recipes fail.
+
+    New runs appear while it is open.
+    """
     from qprobe.dashboard import check_installed, create_app
 
     check_installed()

@@ -26,7 +26,10 @@ def diff(
     rows: Annotated[int, typer.Option(min=1, help="Differences to show.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> int:
-    """Name the first step, and there the first layer, where two runs differ; exit 1 if they do."""
+    """Name the first step and layer where two runs part.
+
+    Exit 1 if they do.
+    """
     with open_run(first) as one, open_run(second) as two:
         found = parting(one, two, tolerance)
     if as_json:

@@ -48,16 +48,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(list_.app, name="list")
-app.command("export")(export.export_)
-app.command("train")(train.train)
+# In the order in which --help names them: what people come for, training, then files and names.
 app.command("analyze")(analyze.analyze)
+app.command("dashboard")(dashboard.dashboard)
+app.command("watch")(watch.watch)
+app.command("plan")(plan.plan)
+app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
-app.command("dashboard")(dashboard.dashboard)
 app.command("diff")(diff.diff)
-app.command("plan")(plan.plan)
-app.command("watch")(watch.watch)
+app.command("export")(export.export_)
+app.add_typer(list_.app, name="list")
 app.command("version")(version.version)
 
 

@@ -40,7 +40,7 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> int:
-    """Choose the smallest set of layers that has to stay in high precision."""
+    """Choose the fewest layers that have to stay in high precision."""
     if (keep is None) == (target is None):
         raise InputError("give one of --keep (such as 5%) and --target (such as 99%).")
     if out is not None and to is None:

@@ -9,9 +9,9 @@ from textwrap import wrap
 
 from rich.text import Text
 
+from qprobe.cli import columns
 from qprobe.quant import BlockFormat, Format, Gemm, QuantRecipe, QuantSpec, Source
 
-_GAP = "  "
 _INDENT = "    "
 _PRODUCTS = {"fprop": "y = x·wᵀ", "dgrad": "dx = dy·w", "wgrad": "dw = dyᵀ·x"}
 _OPERANDS = {
@@ -47,8 +47,7 @@ def for_pipe(recipes: Sequence[QuantRecipe]) -> list[str]:
     """
     titles = ["recipe", *recipes[0].cells(), "summary"]
     rows = [[r.name, *r.cells().values(), _remark(r)] for r in recipes]
-    widths = _widths([titles, *rows])
-    return [_row(cells, widths) for cells in (titles, *rows)]
+    return columns.aligned([titles, *rows])
 
 
 def for_terminal(recipes: Sequence[QuantRecipe], width: int) -> list[Text]:
@@ -56,10 +55,10 @@ def for_terminal(recipes: Sequence[QuantRecipe], width: int) -> list[Text]:
     groups = _by_format(recipes)
     cells = {r.name: _short_cells(r, name) for name, group in groups.items() for r in group}
     titles = [operand for product in _PRODUCTS for operand in _OPERANDS[product]]
-    widths = _widths([["", *titles], *([name, *row] for name, row in cells.items())])
+    widths = columns.widths([["", *titles], *([name, *row] for name, row in cells.items())])
     for first, product in zip((1, 3, 5), map(" ".join, _PRODUCTS.items()), strict=True):
-        widths[first + 1] = max(widths[first + 1], len(product) - widths[first] - len(_GAP))
-    fits = sum(widths) + len(_GAP) * (len(widths) - 1) <= width
+        widths[first + 1] = max(widths[first + 1], len(product) - widths[first] - len(columns.GAP))
+    fits = sum(widths) + len(columns.GAP) * (len(widths) - 1) <= width
     lines = [Text(line) for line in _intro(width, formulas=not fits)]
     if fits:
         lines += [Text(""), *(Text(line, style="bold") for line in _heading(titles, widths))]
@@ -147,24 +146,16 @@ def _attention(gemm: Gemm) -> str:
     return "attention: " + ", ".join(f"{name} {cell}" for name, cell in operands)
 
 
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return _GAP.join(f"{c:{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
-
-
 def _heading(titles: Sequence[str], widths: Sequence[int]) -> list[str]:
-    pairs = [widths[i] + len(_GAP) + widths[i + 1] for i in (1, 3, 5)]
+    pairs = [widths[i] + len(columns.GAP) + widths[i + 1] for i in (1, 3, 5)]
     return [
-        _row(["", *map(" ".join, _PRODUCTS.items())], [widths[0], *pairs]),
-        _row(["recipe", *titles], widths),
+        columns.row(["", *map(" ".join, _PRODUCTS.items())], [widths[0], *pairs]),
+        columns.row(["recipe", *titles], widths),
     ]
 
 
 def _line(recipe: QuantRecipe, cells: Sequence[str], widths: Sequence[int]) -> Text:
-    line = Text(_row([recipe.name, *cells], widths))
+    line = Text(columns.row([recipe.name, *cells], widths))
     line.stylize("bold", 0, len(recipe.name))
     return line
 
@@ -192,9 +183,9 @@ def _legend(cells: Iterable[str], width: int) -> list[str]:
     column = max(map(len, known))
     lines: list[str] = []
     for word, meaning in known.items():
-        first, *rest = _wrapped(meaning, width - column - len(_GAP) + len(_INDENT))
-        lines.append(_row([word, first], [column, 0]))
-        lines += [" " * column + _GAP + line for line in rest]
+        first, *rest = _wrapped(meaning, width - column - len(columns.GAP) + len(_INDENT))
+        lines.append(columns.row([word, first], [column, 0]))
+        lines += [" " * column + columns.GAP + line for line in rest]
     return lines
 
 

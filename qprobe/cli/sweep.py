@@ -43,7 +43,10 @@ def sweep(  # noqa: PLR0913  (a list for each thing that is usually varied)
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
-    """Train every combination; run it again to go on: what is finished is never run twice."""
+    """Train every combination, each once.
+
+    Run it again to go on: what is finished is never run twice.
+    """
     from qprobe.engine import sweep as sweeps
 
     axes = {"arch": arch, "size": size, "recipe": recipe, "seed": seed, "fold": fold}

@@ -61,9 +61,10 @@ def train(  # noqa: PLR0913  (the settings people change most; --set reaches all
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
-    """Train a model under a recipe; Ctrl-C saves, and --resume goes on to the bit.
+    """Train a model under a recipe.
 
-    Settings come from --config, over them options like --lr, over them --set.
+    Ctrl-C saves, and --resume goes on to the bit. Settings come from --config, over them
+    options like --lr, over them --set.
     """
     settings = {
         "arch": arch, "size": size, "recipe": recipe, "layers": layers, "data": data,

@@ -33,7 +33,7 @@ class Torch:
 
 
 def version(as_json: Json = False) -> None:
-    """Show the versions that matter and which kernels are in use."""
+    """Show the versions that matter and the kernels in use."""
     torch = _torch()
     python = platform.python_version()
     system = f"{platform.system()} {platform.machine()}"

@@ -28,9 +28,10 @@ def watch(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show where it stands, and stop.")] = False,
 ) -> None:
-    """Show the worst layers of a run while it is written; in a pipe, or at its end, once.
+    """Show the worst layers of a run while it is written.
 
-    The file is only read: Ctrl-C ends the watching and not the training.
+    In a pipe, or at the end of the run, once. The file is only read: Ctrl-C ends the
+    watching and not the training.
     """
     if by not in MEASURES:
         raise InputError(f"layers cannot be ranked by {by!r}; choose one of {', '.join(MEASURES)}.")

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from qprobe import __version__, native
 from qprobe.engine import checkpoint, data
 from qprobe.engine.config import Precision, TrainConfig
 from qprobe.engine.optimizers import optimizer, schedule
 from qprobe.errors import InputError
 from qprobe.models import build
 from qprobe.quant import Conversion, convert
+from qprobe.records.software import software
 
 #: A stream of its own for stochastic rounding, apart from dropout's.
 _ROUNDING_STREAM = 1 << 32
@@ -110,14 +110,10 @@ def environment(bench: Workbench) -> dict[str, Any]:
     """What a result may depend on besides its configuration."""
     cuda = bench.device.type == "cuda"
     return {
-        "qprobe": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
+        **software(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name(bench.device) if cuda else "cpu",
         "precision": bench.precision.value,
-        "kernels": native.describe(),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in bench.model.parameters()),
         "converted": list(bench.conversion.converted),

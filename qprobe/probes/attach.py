@@ -1,17 +1,15 @@
 """The front door: from a model and names of probes to a session."""
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
-from qprobe import native, records
+from qprobe import records
 from qprobe.errors import InputError
 from qprobe.probes import ranks
 from qprobe.probes.assignment import assign
@@ -22,6 +20,7 @@ from qprobe.probes.ledger import Ledger, Sink
 from qprobe.probes.schedule import Every, Schedule
 from qprobe.probes.session import Session, Settings
 from qprobe.records import RunInfo, RunWriter
+from qprobe.records.software import software
 from qprobe.sites import Sampling, Site, discover, trace
 from qprobe.sites.discover import by_path, owners
 from qprobe.sites.site import ROOT
@@ -35,7 +34,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
     run: str | PathLike[str] | RunWriter | None = None,
     probes: str | Sequence[str | Probe] = DEFAULT,
     *,
-    every: int = 10,
+    every: int = Every().interval,
     sites: str | Iterable[str | Site] | None = None,
     schedule: Mapping[str, Schedule | int] | None = None,
     budget: str | float | None = None,
@@ -185,11 +184,7 @@ def _writer(
     if start:
         return records.resume(run, after_step=start)
     environment: dict[str, records.schema.Json] = {
-        "qprobe": version("qprobe"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "kernels": native.describe(),
+        **software(),
         "threads": torch.get_num_threads(),
         "processes": ranks.size(),
     }

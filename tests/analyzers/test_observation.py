@@ -76,6 +76,8 @@ def test_what_cannot_be_seen_is_said():
     found = observe(convolutions(), ["attention_logits", "moments"])
     assert "attention_logits: the model has no such site" in found.not_measured
     assert observe(convolutions(), ["attention_logits"]).records == ()
+    both = observe(convolutions(), ["attention_logits", control("attention_logits"), "moments"])
+    assert both.not_measured == found.not_measured  # once, although its control misses it too
 
 
 def test_a_loss_without_anything_learned_says_that_gradients_are_missing():

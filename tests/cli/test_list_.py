@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from qprobe.analyzers.base import ANALYZERS
 from qprobe.cli.main import main
+from qprobe.probes.base import PROBES
 from qprobe.quant import recipes
 from qprobe.registry import Registry
 
@@ -92,3 +94,25 @@ def test_on_a_terminal_nothing_is_cut(columns):
     for recipe in recipes():
         assert recipe.name in text
     assert ("recipe              x " in text) is (columns == 80)
+
+
+def test_probes_say_what_they_measure_and_when_they_are_asked(capsys):
+    assert main(["list", "probes", "--json"]) == 0
+    said = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert list(said) == PROBES.names()
+    assert said["moments"]["every"] == 10  # the interval of a session
+    assert said["block_scales"]["every"] == 100  # its own, which is longer
+    assert [name for name, one in said.items() if not one["by default"]] == ["output_error"]
+    assert main(["list", "probes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "every", "by", "default", "measures"]
+    assert all(line.endswith(said[line.split()[0]]["measures"]) for line in lines[1:])
+
+
+def test_analyzers_say_what_they_do(capsys):
+    assert main(["list", "analyzers"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ANALYZERS.names()
+    # A sentence each, of its own class and not of the protocol.
+    assert len({line.split(maxsplit=1)[1] for line in lines}) == len(lines)
+    assert all(line.endswith((".", "?")) and "`" not in line for line in lines)

@@ -113,6 +113,14 @@ def test_a_wrong_word_names_the_help_of_its_command(capsys, words, sentence):
     assert (out, err) == ("", f"qprobe: {sentence}\n")
 
 
+def test_help_cuts_no_command_and_begins_with_what_people_come_for(capsys):
+    assert main(["--help"]) == 0
+    _, commands = capsys.readouterr().out.split("Commands:\n")
+    lines = commands.strip().splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["analyze", "dashboard", "watch"]
+    assert not [line for line in lines if not line.endswith(".") or line.endswith("...")]
+
+
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
 def test_help_is_for_stdout(capsys, words):
     assert main(words) == 0

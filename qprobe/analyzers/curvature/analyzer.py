@@ -29,7 +29,7 @@ _ASYMMETRY = 1e-2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curvature:
-    """Does the minimum tolerate this noise?
+    """Asks whether the minimum that was found tolerates the noise of quantization.
 
     Cost in products with the Hessian: ``draws`` for the trace and as many for the layers',
     ``eigenvalues × iterations`` at most, ``2 × steps`` for the density, and for the weights' error

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from qprobe.cli.analysis_view import Subtitle, view
+from qprobe.analyzers.view import Subtitle, view
 from qprobe.records import Finding, Record, Role, Severity
 from qprobe.records.schema import Cause
 

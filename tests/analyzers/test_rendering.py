@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qprobe.cli.analysis_report import as_json, render
-from qprobe.cli.analysis_view import Row, View
+from qprobe.analyzers.rendering import as_json, render
+from qprobe.analyzers.view import Row, View
 from qprobe.inference import Interval
 from qprobe.records import Severity
 from qprobe.records.schema import Cause

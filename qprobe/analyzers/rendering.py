@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from qprobe.cli.analysis_view import Row, View, limits, number
+from qprobe.analyzers.view import Row, View, limits, number
 from qprobe.records import Finding, Severity
 from qprobe.records.schema import Cause
 
@@ -21,7 +21,7 @@ ROWS = 5
 _STYLES = {Severity.CRITICAL: "bold red", Severity.WARN: "yellow", Severity.INFO: ""}
 
 
-def render(seen: View, title: str, file: Path) -> RenderableType:
+def render(seen: View, title: str, file: Path | None) -> RenderableType:
     """Verdict, layers, caveats, what is open, and what to do next; no text of others is markup."""
     style = "bold red" if seen.problem else "bold green"
     parts: list[RenderableType] = [Text(title, style="dim"), Text(seen.verdict, style=style)]
@@ -29,13 +29,15 @@ def render(seen: View, title: str, file: Path) -> RenderableType:
     if rows:
         parts += [Text(""), *_layers(rows[:ROWS])]
         if len(rows) > ROWS:
-            parts.append(Text(f"{len(rows) - ROWS} more are in {file}.", style="dim"))
+            where = "records" if file is None else file
+            parts.append(Text(f"{len(rows) - ROWS} more are in {where}.", style="dim"))
     lines = [*seen.caveats, *(f"Not measured: {one}." for one in seen.not_measured)]
     if lines:
         parts += [Text(""), *(Text(line, style="dim") for line in lines)]
-    # Commands are copied, so a narrow terminal must not break them.
-    commands = [Text(line, no_wrap=True, overflow="ignore") for line in _next(seen, file)]
-    parts += [Text(""), *commands]
+    if file is not None:
+        # Commands are copied, so a narrow terminal must not break them.
+        commands = [Text(line, no_wrap=True, overflow="ignore") for line in _next(seen, file)]
+        parts += [Text(""), *commands]
     return Group(*parts)
 
 
