@@ -41,7 +41,7 @@ from qprobe.dashboard.shell import POLL_MS
 from qprobe.records import Batch, Column, RunInfo, create
 
 LAYERS, MEASURES = 600, 12
-TABS, ROUNDS, SETTLE_S, TURN_S, STEP_S = 5, 6, 1.0, 3.5, 0.05
+TABS, ROUNDS, SETTLE_S, TURN_S, STEP_S = 5, 5, 1.0, 3.5, 0.05
 PATIENCE_MS = 120_000
 
 # Runs in every page from its start: when the frame and the first map are there.

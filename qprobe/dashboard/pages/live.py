@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import dash_mantine_components as dmc
 import numpy as np
@@ -170,28 +170,42 @@ def register(app: Dash, library: Library) -> None:
             raise PreventUpdate  # another run was written to
         if run is None:
             raise InputError(f"the run {names[0]!r} is gone; choose another one.")
-        shown = [("this run", run), ("baseline", library.run(names[1]))]
         # A page that was opened before the first validation has no score to choose yet.
         known = _scores(library, run)
         first = None if score else _telling(known)
-        score = score or first
-        series, scores = [], []
-        for word, one in shown:
-            if one is not None:
-                measured = library.answer(one, training)
-                if key in measured:
-                    series.append((word, measured[key]))
-                scores.append((word, score_series(library.answer(one, metrics), score)))
-        measured, found = library.answer(run, training), library.answer(run, metrics)
-        return (
-            _facts(run, measured, found),
-            _progress(run, measured),
-            over_time(series, key or "", dark=dark, logarithmic=logarithmic),
-            over_time(scores, score or "", dark=dark, logarithmic=logarithmic),
-            drawn,
-            known if first else no_update,
-            first or no_update,
-        )
+        asked = _Asked(key=key, score=score or first or "", logarithmic=logarithmic, dark=dark)
+        # Tabs ask one after another, and what they see is drawn once.
+        shown = library.remembered((drawn, *names, asked), lambda: _shown(library, names, asked))
+        return (*shown, drawn, known if first else no_update, first or no_update)
+
+
+class _Asked(NamedTuple):
+    """What the controls say."""
+
+    key: str
+    score: str
+    logarithmic: bool
+    dark: bool
+
+
+def _shown(library: Library, names: Sequence[str], asked: _Asked) -> tuple[Any, ...]:
+    """Facts, progress and both charts of a run beside the baseline's."""
+    series, scores = [], []
+    facts: tuple[Any, Any] = (None, None)
+    for word, run in zip(("this run", "baseline"), map(library.run, names), strict=True):
+        if run is not None:
+            measured, found = library.answer(run, training), library.answer(run, metrics)
+            if asked.key in measured:
+                series.append((word, measured[asked.key]))
+            scores.append((word, score_series(found, asked.score)))
+            if word == "this run":
+                facts = _facts(run, measured, found), _progress(run, measured)
+    look = {"dark": asked.dark, "logarithmic": asked.logarithmic}
+    return (
+        *facts,
+        over_time(series, asked.key or "", **look),
+        over_time(scores, asked.score, **look),
+    )
 
 
 PAGE = Page(path="/live", title="Live", sign="∿", layout=layout, register=register)
