@@ -34,7 +34,18 @@ def opened(page, base, name, search=PAIR):
     expect(page.locator(".ag-header-row:not(:has([role=columnheader]))")).to_have_count(0)
 
 
+#: A table that is built later is in view with its cells: it hides them until somebody sees it.
+SETTLED = """() => {
+  const slots = [...document.querySelectorAll('#layer-table, #layers-table')];
+  slots.forEach((slot) => slot.scrollIntoView());
+  return slots.every((slot) => slot.querySelector('.ag-cell')) && !document.querySelector(
+    '.ag-header-row:not(:has([role=columnheader])), #layer-table .ag-delay-render, ' +
+    '#layers-table .ag-delay-render');
+}"""
+
+
 def violations(page):
+    page.wait_for_function(SETTLED)
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(Axe().axe_script)
     found = page.evaluate("options => axe.run(document, options)", RULES)["violations"]
