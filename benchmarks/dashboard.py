@@ -5,11 +5,13 @@
 Times of the browser are taken in the page: from the click or the change until the second frame
 after the chart is there, everything in between included. Beside each stands what the page's main
 thread computed for it, which other work on the machine does not change. Medians; the wall time says
-whether a goal is met. The last part writes a run, as a training would, while five tabs that
-follow it are polling or paused in turn.
+whether a goal is met. The last part writes a run, as a training would: alone, beside five clients
+that ask the server what tabs ask, which is what the dashboard costs where the browser is elsewhere,
+and beside five tabs of a browser on the same cores, all of them in view.
 """
 
 import argparse
+import json
 import logging
 import shutil
 import statistics
@@ -18,14 +20,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 from werkzeug.serving import make_server
 
 from qprobe import records
@@ -35,10 +37,11 @@ from qprobe.dashboard.layer_detail import layer_detail
 from qprobe.dashboard.layer_table import layer_table
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.pages.live import training
+from qprobe.dashboard.shell import POLL_MS
 from qprobe.records import Batch, Column, RunInfo, create
 
 LAYERS, MEASURES = 600, 12
-TABS, ROUNDS, TURN_S, STEP_S = 5, 6, 4.0, 0.05
+TABS, ROUNDS, SETTLE_S, TURN_S, STEP_S = 5, 5, 1.0, 3.5, 0.05
 PATIENCE_MS = 120_000
 
 # Runs in every page from its start: when the frame and the first map are there.
@@ -74,6 +77,22 @@ FOLLOWED = """async ([link, chart]) => {
   await frame(); await frame();
   return performance.now() - began;
 }"""
+
+
+# Asks what tabs ask, as often, in a process of its own.
+CLIENTS = """
+import json, sys, threading, time, urllib.request
+asked, tabs, apart = json.loads(sys.argv[1])
+def follow(late):
+    time.sleep(late)
+    while True:
+        for url, body in asked:
+            told = {"Content-Type": "application/json"}
+            urllib.request.urlopen(urllib.request.Request(url, body.encode(), told)).read()
+        time.sleep(apart)
+for number in range(tabs):
+    threading.Thread(target=follow, args=(number * apart / tabs,)).start()
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,34 +266,60 @@ def drilled(tab: Tab, base: str, times: int) -> Iterator[tuple[float, float]]:
 
 
 def polled(browser: Browser, folder: Path) -> Iterator[Line]:
-    """A writer alone and beside five tabs that follow it, in turns."""
+    """A writer alone, beside clients and beside tabs that follow it, in turns."""
     path = folder / "written" / "run.qprobe"
     path.parent.mkdir()
+    found: dict[str, list[tuple[float, float]]] = {}
     with Written(path) as written, apart(path.parent) as base:
         tabs = [Tab(browser) for _ in range(TABS)]
+        questions: dict[str, tuple[str, str]] = {}
+        tabs[0].page.on("request", lambda asked: keep(questions, asked))
         for tab in tabs:
             tab.page.goto(f"{base}/live")
             tab.page.locator("#live-series .scatterlayer path").first.wait_for(state="attached")
-        found = []
+        written.go_on()
         for _ in range(ROUNDS):
-            turns = []
-            for disabled in (True, False):
-                for tab in tabs:
-                    stop = "stop => dash_clientside.set_props('clock', { disabled: stop })"
-                    tab.page.evaluate(stop, disabled)
-                turns.append(written.go_on())
-            found.append(turns)
-    alone, beside = zip(*found, strict=True)
-    for place, name in enumerate(("time", "CPU")):
-        ratio = statistics.median(
-            with_[place] / without[place] for with_, without in zip(beside, alone, strict=True)
-        )
+            pause(tabs, stop=True)
+            found.setdefault("alone", []).append(written.go_on())
+            with clients(list(questions.values())):
+                found.setdefault(f"{TABS} clients", []).append(written.go_on())
+            pause(tabs, stop=False)
+            found.setdefault(f"{TABS} tabs", []).append(written.go_on())
+    alone = found.pop("alone")
+    for place, measured in enumerate(("time", "CPU")):
         flush = statistics.median(one[place] for one in alone)
-        yield Line(name=f"a writer's flush of 7,201 values, {name}", value=1000 * flush)
-        yield Line(
-            name=f"slower beside {TABS} polling tabs, {name}",
-            value=100 * (ratio - 1), unit="%", goal=2.0,
-        )  # fmt: skip
+        yield Line(name=f"a writer's flush of 7,201 values, {measured}", value=1000 * flush)
+        for who, beside in found.items():
+            ratios = [one[place] / own[place] for one, own in zip(beside, alone, strict=True)]
+            slower = 100 * (statistics.median(ratios) - 1)
+            yield Line(name=f"slower beside {who}, {measured}", value=slower, unit="%", goal=2.0)
+
+
+def keep(questions: dict[str, tuple[str, str]], asked: Request) -> None:
+    """The questions of a tab that follows a run: whether something changed, and what is new."""
+    body = asked.post_data or ""
+    for name, told in (("pulse", '"changedPropIds":["tick.data"]'),
+                       ("live", '"changedPropIds":["pulse.data"]')):  # fmt: skip
+        if told in body:
+            questions[name] = asked.url, body
+
+
+def pause(tabs: Sequence[Tab], *, stop: bool) -> None:
+    for tab in tabs:
+        tab.page.evaluate("stop => dash_clientside.set_props('clock', { disabled: stop })", stop)
+
+
+@contextmanager
+def clients(questions: list[tuple[str, str]]) -> Iterator[None]:
+    if len(questions) != 2:
+        raise RuntimeError(f"a tab that follows a run asks two questions, seen: {questions}")
+    asked = json.dumps([questions, TABS, POLL_MS / 1000])
+    process = subprocess.Popen([sys.executable, "-c", CLIENTS, asked])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Written:
@@ -297,18 +342,20 @@ class Written:
         self._run.close()
 
     def go_on(self) -> tuple[float, float]:
-        """Mean wall and CPU seconds of a flush over one turn; what comes first is left out."""
+        """Mean wall and CPU seconds of a flush over one turn, once the last one has died away."""
         taken = []
-        end = time.perf_counter() + TURN_S
+        settled = time.perf_counter() + SETTLE_S
+        end = settled + TURN_S
         while time.perf_counter() < end:
             time.sleep(STEP_S)
             self._run.records(self._step, Batch(layout=self._layout, values=self._values))
             self._run.records(self._step, Batch(layout=self._own, values=np.array([1.0])))
             began = time.perf_counter(), time.thread_time()
             self._run.flush()
-            taken.append((time.perf_counter() - began[0], time.thread_time() - began[1]))
+            if began[0] >= settled:
+                taken.append((time.perf_counter() - began[0], time.thread_time() - began[1]))
             self._step += 1
-        wall, computed = zip(*taken[5:], strict=True)
+        wall, computed = zip(*taken, strict=True)
         return statistics.fmean(wall), statistics.fmean(computed)
 
 

@@ -42,7 +42,7 @@ def dashboard(  # noqa: PLR0913  (one for each option of the server)
     from qprobe.dashboard import check_installed, create_app
 
     check_installed()
-    from qprobe.dashboard.server import Address, run
+    from qprobe.dashboard.server import Address, run, step_back
 
     shown = list(runs or [Path("runs")])
     if export is not None:
@@ -58,6 +58,7 @@ def dashboard(  # noqa: PLR0913  (one for each option of the server)
             "which name they may, with --allow-host NAME."
         )
     app = create_app(shown, title=title, base_path=base_path, allow_hosts=names)
+    step_back()
     run(app, Address(host=host, port=port, browser=browser), _say)
     return 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, set_props
+from dash import Dash, Input, Output, State, set_props
 
 from qprobe.dashboard import security, shell
 from qprobe.dashboard.components import empty_state
@@ -59,12 +59,14 @@ def _route(app: Dash, library: Library, base_path: str) -> None:
 
     @app.callback(
         Output("page", "children"),
-        Output("header", "children"),
+        Output("neighbours", "children"),
         Output("navigation", "children"),
+        *shell.CHOSEN,
         Input("asked", "data"),
+        State("chosen", "data"),
         prevent_initial_call=True,
     )
-    def show(asked: Mapping[str, str]) -> tuple[Any, Any, Any]:
+    def show(asked: Mapping[str, str], before: Mapping[str, Any] | None) -> tuple[Any, ...]:
         context = Context(
             library=library,
             query=Query.parse(asked["search"]),
@@ -75,8 +77,9 @@ def _route(app: Dash, library: Library, base_path: str) -> None:
         page = by_path.get(path)
         return (
             _content(page, path, context),
-            shell.header(context, path),
+            shell.neighbours(context, path),
             shell.navigation(context, PAGES, page),
+            *shell.chosen(context, before),
         )
 
 

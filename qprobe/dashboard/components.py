@@ -23,20 +23,20 @@ SIGNS = {
 }
 
 
+#: Characters that a narrow choice has room for.
+_LONG = 20
+
+
 def control(page: str, name: str) -> dict[str, str]:
     """The id of a control: its value is written into the address under ``name``."""
     return {"control": name, "page": page}
 
 
-def card(title: str, *children: Any, note: str = "", aside: Any = None) -> dmc.Paper:
+def card(title: str, *children: Any, note: str = "", aside: Any = None) -> html.Section:
     """A titled box."""
-    heading = dmc.Group(
-        [dmc.Title(title, order=2, size="h4", className="card-title"), aside],
-        justify="space-between",
-        wrap="nowrap",
-    )
-    body = [heading, dmc.Text(note, size="sm", className="note") if note else None, *children]
-    return dmc.Paper(body, withBorder=True, p="md", className="card")
+    # Plain elements: a page has dozens of these, and each of Mantine's costs ten times as much.
+    heading = html.Div([html.H2(title, className="card-title"), aside], className="card-heading")
+    return html.Section([heading, _note(note), *children], className="card")
 
 
 def chart(name: str, label: str, height: int, figure: Any = None) -> html.Div:
@@ -118,7 +118,7 @@ def select(page: str, name: str, label: str, options: Sequence[str], value: str 
         searchable=len(options) > 8,
         allowDeselect=False,
         size="sm",
-        className="control",
+        className="control wide" if max(map(len, options), default=0) > _LONG else "control",
     )
 
 
@@ -137,19 +137,10 @@ def several(page: str, name: str, label: str, options: Sequence[str], value: lis
     )
 
 
-def kpi(value: str, label: str, *, sign: str = "") -> dmc.Paper:
+def kpi(value: str, label: str, *, sign: str = "") -> html.Div:
     """One number and what it is."""
-    return dmc.Paper(
-        [
-            html.Div([html.Span(f"{sign} ", **aria(hidden="true")) if sign else None, value],
-                     className="kpi-value"),
-            dmc.Text(label, size="sm", className="note"),
-        ],
-        withBorder=True,
-        px="md",
-        py="xs",
-        className="kpi",
-    )  # fmt: skip
+    shown = [html.Span(f"{sign} ", **aria(hidden="true")) if sign else None, value]
+    return html.Div([html.Div(shown, className="kpi-value"), _note(label)], className="card kpi")
 
 
 def status(word: str) -> html.Span:
@@ -160,23 +151,29 @@ def status(word: str) -> html.Span:
     )
 
 
-def empty_state(missing: str, how: str = "", command: str = "") -> dmc.Paper:
+def empty_state(missing: str, how: str = "", command: str = "") -> html.Section:
     """What is not there, and the command that makes it."""
-    return dmc.Paper(
+    return html.Section(
         [
-            dmc.Text(missing, fw=600),
-            dmc.Text(how, size="sm", className="note") if how else None,
-            dmc.Code(command, block=True, mt="xs") if command else None,
+            html.Strong(missing),
+            _note(how),
+            html.Pre(command, className="code", tabIndex=0) if command else None,
         ],
-        withBorder=True,
-        p="lg",
         className="card empty",
     )
 
 
 def page_title(title: str, about: str) -> html.Div:
     """The heading of a page and one sentence about it."""
-    return html.Div(
-        [dmc.Title(title, order=1, size="h2"), dmc.Text(about, size="sm", className="note")],
-        className="page-title",
-    )
+    return html.Div([html.H1(title), _note(about)], className="page-title")
+
+
+def rows_table(titles: Sequence[str], rows: Sequence[html.Tr]) -> html.Div:
+    """Rows under their titles; what does not fit is scrolled, and the page stays as it is."""
+    head = html.Tr([html.Th(title, scope="col") for title in titles])
+    rows_ = html.Table([html.Thead(head), html.Tbody(list(rows))], className="rows")
+    return html.Div(rows_, className="rows-scroll", tabIndex=0)
+
+
+def _note(told: str) -> Any:
+    return html.P(told, className="note") if told else None

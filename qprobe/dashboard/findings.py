@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import dash_mantine_components as dmc
 from dash import html
 
 from qprobe.dashboard.attributes import data
@@ -31,9 +30,9 @@ def finding_card(context: Context, run: Run, finding: Finding) -> html.Article:
     left = len(finding.sites) - 12
     return html.Article(
         [
-            dmc.Group(
-                [status(finding.severity), dmc.Text(finding.claim, fw=600, className="claim")],
-                gap="xs",
+            html.Div(
+                [status(finding.severity), html.Strong(finding.claim, className="claim")],
+                className="line",
             ),
             html.P([*links, f"and {left} more" if left > 0 else None]),
             html.P(
@@ -44,9 +43,9 @@ def finding_card(context: Context, run: Run, finding: Finding) -> html.Article:
                 ]
             ),
             html.P([html.Strong("Remedy. "), finding.remedy]),
-            dmc.Text(
+            html.P(
                 f"Control: {finding.control}. {finding.analyzer}, {run.name}. {finding.reference}",
-                size="sm", className="note",
+                className="note",
             ),
         ],
         className="finding",

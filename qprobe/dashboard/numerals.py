@@ -2,7 +2,6 @@
 that was not measured."""
 
 import math
-import time
 
 from qprobe.inference.against_baseline import Mean
 
@@ -53,19 +52,6 @@ def _digits(value: Mean) -> int:
     if value.low is None or value.high is None or value.high <= value.low:
         return 4
     return min(8, max(3, 1 - math.floor(math.log10((value.high - value.low) / 2))))
-
-
-def ago(then_s: float, now_s: float | None = None) -> str:
-    """How long ago.
-
-    >>> [ago(0.0, now) for now in (3.0, 150.0, 7300.0, 200000.0)]
-    ['3 s ago', '2 min ago', '2 h ago', '2 d ago']
-    """
-    seconds = max(0.0, (time.time() if now_s is None else now_s) - then_s)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
 
 
 def short(name: str, longest: int = 48) -> str:

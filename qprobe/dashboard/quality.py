@@ -29,7 +29,7 @@ Pair = tuple[Run, Run]
 class Rests(StrEnum):
     """What an interval is over."""
 
-    SEEDS = "seeds"
+    RUNS = "runs"
     PATIENTS = "patients"
     NOTHING = "one run"
 
@@ -58,6 +58,8 @@ class Change:
     difference: Mean
     rests: Rests
     effect: Effect
+    #: What the interval is over, in words.
+    over: str
 
     @property
     def sure(self) -> int:
@@ -76,6 +78,8 @@ class Quality:
     score: Mean
     change: Change | None
     runs: tuple[str, ...]
+    #: What these runs differ in.
+    over: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +164,7 @@ def _rows(library: Library, members: Sequence[Run], asked: Question) -> tuple[Qu
             if recipe in found
             else None,
             runs=tuple(run.name for run in cells.values()),
+            over=repeats(list(cells.values())),
         )
         for recipe, cells in by_recipe.items()
     ]
@@ -178,13 +183,26 @@ def _effects(family: Sequence[Sequence[Pair]], asked: Question) -> list[Effect]:
 
 
 def _change(library: Library, both: Sequence[Pair], effect: Effect, asked: Question) -> Change:
-    found, rests = effect.difference, Rests.SEEDS
+    found, rests, over = effect.difference, Rests.RUNS, repeats([run for run, _ in both])
     if found.n == 1:
-        rests = Rests.NOTHING
+        rests, over = Rests.NOTHING, "one pair, no interval"
         if (asked.score, asked.split) == (_RESAMPLED, "test"):
-            over = _over_patients(library, *both[0])
-            found, rests = (over, Rests.PATIENTS) if over is not None else (found, rests)
-    return Change(difference=found, rests=rests, effect=effect)
+            resampled = _over_patients(library, *both[0])
+            if resampled is not None:
+                found, rests, over = resampled, Rests.PATIENTS, f"{resampled.n} patients"
+    return Change(difference=found, rests=rests, effect=effect, over=over)
+
+
+def repeats(runs: Sequence[Run]) -> str:
+    """How often one setting was run, and what differs: ``3 folds × 2 seeds``.
+
+    Where not every fold has every seed it says how many runs there are.
+    """
+    counts = {name: len({run.config.get(name) for run in runs}) for name in ("fold", "seed")}
+    several = [f"{count} {name}s" for name, count in counts.items() if count > 1]
+    if math.prod(counts.values()) == len(runs):
+        return " × ".join(several) or "1 run"
+    return f"{len(runs)} runs of {' and '.join(several)}" if several else f"{len(runs)} runs"
 
 
 def _order(row: Quality, asked: Question) -> tuple[bool, float]:

@@ -39,6 +39,7 @@ body{font:14px/1.5 Inter,system-ui,sans-serif;max-width:1100px;margin:32px auto;
 color:#1f2328;font-variant-numeric:tabular-nums}
 h1,h2{letter-spacing:-.02em}h2{margin-top:40px}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:6px 10px;border-bottom:1px solid #e6e8eb;vertical-align:top}
+.scroll{overflow-x:auto}.scroll td{min-width:90px}
 small,.note{color:#5c636a}code{font-family:'JetBrains Mono',ui-monospace,monospace;
 overflow-wrap:anywhere}article{border-top:1px solid #e6e8eb;padding:12px 0;overflow-wrap:anywhere}
 """
@@ -142,14 +143,15 @@ def _table(groups: list[Group], asked: Question) -> str:
                 group.title,
                 interval(row.score),
                 "" if change is None else interval(change.difference, sign=True),
-                "" if change is None else f"{change.difference.n} {change.rests}",
+                row.over if change is None else change.over,
                 "" if change is None else change.effect.verdict,
             ]
             lines.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     heads = ("recipe", "group", asked.score, f"minus {asked.base}", "rests on", "verdict")
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{rows}</div>'
 
 
 def _finding(run: Run, finding: Finding) -> str:

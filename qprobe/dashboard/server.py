@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 _TRIED = 20
 _THREADS = 8
+#: How far the server stands behind other programs, of 19.
+_NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,16 @@ def run(app: Dash, address: Address, say: Callable[[str], object] | None = None)
         _log.info("the dashboard was stopped")
     finally:
         server.close()
+
+
+def step_back() -> None:
+    """Give way to a training on the same machine: who looks at it can wait for a moment.
+
+    For good and for the whole process, so only a command does it, and no program that embeds the
+    dashboard. Where the scheduler weighs sessions first (Linux' autogroups), it holds in its own.
+    """
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
 
 
 def bind(address: Address) -> socket.socket:

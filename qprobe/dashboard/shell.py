@@ -1,21 +1,31 @@
 """The frame around every page: header, navigation, freshness, keys."""
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.dependencies import ALL
+from dash.exceptions import PreventUpdate
 
 from qprobe.dashboard.attributes import aria, data
 from qprobe.dashboard.clientside import clientside
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.library import Library
-from qprobe.dashboard.numerals import ago
+from qprobe.dashboard.pulse import pulse_of
 from qprobe.dashboard.theme import MANTINE
 
 POLL_MS = 2000
+#: What :func:`chosen` fills.
+CHOSEN = (
+    Output("chosen", "data"),
+    Output("choose-run", "data"),
+    Output("choose-run", "value"),
+    Output("choose-baseline", "data"),
+    Output("choose-baseline", "value"),
+)
 _KEYS = {
     "/": "filter",
     "j k": "next and previous failing layer",
@@ -41,7 +51,8 @@ def layout(title: str) -> dmc.MantineProvider:
             dmc.Burger(id="burger", size="sm", hiddenFrom="sm", **aria(label="navigation")),
             html.Span([html.Span(className="mark", **aria(hidden="true")), title],
                       className="brand"),
-            html.Div(id="header", className="header-controls"),
+            html.Div([*_choices(), html.Div(id="neighbours", className="line")],
+                     className="header-controls"),
             html.Div(id="freshness", className="freshness", role="status"),
             html.Button("pause", id="pause", type="button", className="export"),
             html.Button("?", id="keys", type="button", className="export",
@@ -50,8 +61,8 @@ def layout(title: str) -> dmc.MantineProvider:
         ],
         h="100%",
         px="md",
-        wrap="nowrap",
         gap="sm",
+        className="bar",
     )  # fmt: skip
     frame = dmc.AppShell(
         [
@@ -60,7 +71,7 @@ def layout(title: str) -> dmc.MantineProvider:
             dmc.AppShellMain([html.Div(id="notice"), html.Div(id="page", tabIndex=-1)]),
         ],
         id="frame",
-        header={"height": 56},
+        header={"height": {"base": 100, "sm": 56}},
         navbar={"width": 190, "breakpoint": "sm", "collapsed": {"mobile": True}},
         padding="md",
     )
@@ -68,9 +79,12 @@ def layout(title: str) -> dmc.MantineProvider:
         [
             dcc.Location(id="address", refresh=False),
             dcc.Interval(id="clock", interval=POLL_MS),
+            dcc.Store(id="tick"),
             dcc.Store(id="pulse"),
+            dcc.Store(id="newest"),
             dcc.Store(id="look"),
             dcc.Store(id="asked"),
+            dcc.Store(id="chosen"),
             dmc.Modal(_keys(), id="keys-shown", title="Keys"),
             frame,
         ],
@@ -79,16 +93,13 @@ def layout(title: str) -> dmc.MantineProvider:
     )
 
 
-def header(context: Context, path: str) -> list[Any]:
-    """The run that is looked at and the one it is compared with."""
-    names = [run.name for run in context.runs]
-    options = [{"value": name, "label": name} for name in names]
-    run, baseline = context.run, context.baseline
-    choices = [
+def _choices() -> list[dmc.Select]:
+    """The run that is looked at and the one it is compared with; :func:`chosen` fills them."""
+    return [
         dmc.Select(
             id=f"choose-{name}",
-            data=options,
-            value=None if chosen is None else chosen.name,
+            data=[],
+            value=None,
             placeholder=hint,
             searchable=True,
             clearable=name == "baseline",
@@ -99,19 +110,34 @@ def header(context: Context, path: str) -> list[Any]:
             leftSection=html.Span(sign, **aria(hidden="true")),
             **aria(label=label),
         )
-        for name, chosen, hint, sign, label in (
-            ("run", run, "no run", "◉", "run"),
-            ("baseline", baseline, "pin a baseline", "⚲", "baseline run"),
+        for name, hint, sign, label in (
+            ("run", "no run", "◉", "run"),
+            ("baseline", "pin a baseline", "⚲", "baseline run"),
         )
     ]
-    return [*choices, *_neighbours(context, path, names, run.name if run else "")]
 
 
-def _neighbours(context: Context, path: str, names: list[str], here: str) -> list[Any]:
+def chosen(context: Context, before: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    """What could be chosen and what is, for both choices; nothing where it is as it was."""
+    names = [run.name for run in context.runs]
+    run, baseline = context.run, context.baseline
+    now = {
+        "run": run.name if run else None,
+        "baseline": baseline.name if baseline else None,
+        "among": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+    }
+    if now == before:
+        return (no_update,) * len(CHOSEN)
+    options = [{"value": name, "label": name} for name in names]
+    return now, options, now["run"], options, now["baseline"]
+
+
+def neighbours(context: Context, path: str) -> list[Any]:
     """The runs before and after this one; the keys [ and ] follow these links."""
-    if here not in names:
+    run, names = context.run, [run.name for run in context.runs]
+    if run is None:
         return []
-    place, links = names.index(here), []
+    place, links = names.index(run.name), []
     for word, sign, other in (("previous", "‹", place - 1), ("next", "›", place + 1)):
         if 0 <= other < len(names):
             links.append(
@@ -152,22 +178,31 @@ def register(app: Dash, library: Library) -> None:
         at_once=True,
     )
 
+    clientside(app, "again", Input("pulse", "data"))
+    # The page counts the seconds itself, and asks less often while nothing changes or nobody looks.
+    clientside(app, "tick", Output("tick", "data"), Input("clock", "n_intervals"), at_once=True)
+    clientside(app, "told", Output("freshness", "children"), Input("clock", "n_intervals"),
+               Input("newest", "data"), at_once=True)  # fmt: skip
+
     @app.callback(
-        Output("freshness", "children"),
         Output("pulse", "data"),
-        Input("clock", "n_intervals"),
+        Output("newest", "data"),
+        Input("tick", "data"),
         State("pulse", "data"),
+        prevent_initial_call=True,
     )
-    def beat(_: int | None, before: str | None) -> tuple[Any, Any]:
+    def beat(_: float, before: str | None) -> tuple[str, float | None]:
         runs = library.runs()
-        pulse = str(hash(tuple((run.name, run.stamp, run.status) for run in runs)))
+        pulse = pulse_of(runs)
+        if pulse == before:
+            raise PreventUpdate  # an answer without a body, after which nothing is drawn
         newest = max((run.changed_s for run in runs), default=None)
-        told = "no runs yet" if newest is None else f"updated {ago(newest, time.time())}"
-        return told, pulse if pulse != before else no_update
+        # Seconds ago, not a time of day: another machine has another clock.
+        return pulse, None if newest is None else max(0.0, time.time() - newest)
 
     clientside(app, "remember", Input({"control": ALL, "page": ALL}, "value"))
     for name in ("run", "baseline"):
-        clientside(app, f"open_{name}", Input(f"choose-{name}", "value"))
+        clientside(app, f"open_{name}", Input(f"choose-{name}", "value"), State("chosen", "data"))
     clientside(
         app,
         "pause",

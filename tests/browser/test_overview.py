@@ -33,8 +33,9 @@ def test_a_pattern_that_is_none_says_so(page, base):
 
 
 def test_new_and_damaged_runs_appear_without_a_restart(page, served, tmp_path):
-    synthetic_runs.training(tmp_path / "one.qprobe", full=False)
     page.goto(served(tmp_path))
+    expect(page.get_by_text("qprobe sweep")).to_be_visible()
+    synthetic_runs.training(tmp_path / "one.qprobe", full=False)
     expect(page.locator("#overview-shown")).to_have_text("1 of 1 shown")
     synthetic_runs.training(tmp_path / "two.qprobe", seed=1, full=False)
     synthetic_runs.corrupt(tmp_path / "half.qprobe")

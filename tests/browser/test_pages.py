@@ -34,7 +34,18 @@ def opened(page, base, name, search=PAIR):
     expect(page.locator(".ag-header-row:not(:has([role=columnheader]))")).to_have_count(0)
 
 
+#: A table that is built later is in view with its cells: it hides them until somebody sees it.
+SETTLED = """() => {
+  const slots = [...document.querySelectorAll('#layer-table, #layers-table')];
+  slots.forEach((slot) => slot.scrollIntoView());
+  return slots.every((slot) => slot.querySelector('.ag-cell')) && !document.querySelector(
+    '.ag-header-row:not(:has([role=columnheader])), #layer-table .ag-delay-render, ' +
+    '#layers-table .ag-delay-render');
+}"""
+
+
 def violations(page):
+    page.wait_for_function(SETTLED)
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(Axe().axe_script)
     found = page.evaluate("options => axe.run(document, options)", RULES)["violations"]
@@ -143,6 +154,65 @@ def test_a_grid_and_a_plan_can_be_saved(page, base):
     assert saved.value.path().read_text() == f'"{synthetic_runs.FAILING}" = "bf16"\n'
 
 
+@pytest.mark.parametrize(
+    "names", [("", "layer"), pytest.param([*PAGES][1:], marks=pytest.mark.slow)], ids=["two", "all"]
+)
+def test_a_phone_has_room_for_a_page(chromium, base, names):
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    tab = context.new_page()
+    for name in names:
+        opened(tab, base, name)
+        wide = tab.evaluate("() => document.documentElement.scrollWidth")
+        assert wide <= 390, f"{name} is {wide} wide"
+        header = tab.locator("header").bounding_box()
+        for one in ("#choose-run", "#choose-baseline", "#pause", "#keys", "#scheme"):
+            box = tab.locator(one).bounding_box()
+            assert box["x"] >= 0, f"{one} on {name}: {box}"
+            assert box["x"] + box["width"] <= 390, f"{one} on {name}: {box}"
+            assert box["y"] >= 0, f"{one} on {name}: {box}"
+            assert box["y"] + box["height"] <= header["height"], f"{one} is below the header"
+        assert tab.locator(".modebar-container:visible").count() == 0
+    context.close()
+
+
+def test_what_did_not_change_is_answered_with_nothing_and_a_hidden_tab_asks_nothing(page, base):
+    told = []
+    page.on("response", lambda one: told.append(one) if "update-component" in one.url else None)
+    opened(page, base, "live")
+
+    def is_beat(one):
+        return '"changedPropIds":["tick.data"]' in (one.request.post_data or "")
+
+    with page.expect_response(lambda one: is_beat(one) and one.status == 204):
+        pass
+    expect(page.locator("#freshness")).to_contain_text("ago")
+    hide = "hidden => Object.defineProperty(document, 'hidden', { value: hidden, writable: true })"
+    page.evaluate(hide, True)
+    page.wait_for_timeout(500)
+    told.clear()
+    page.wait_for_timeout(4500)
+    assert [one.url for one in told] == []
+    with page.expect_response(is_beat):
+        page.evaluate("() => { document.hidden = false; }")
+        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_a_baseline_is_pinned_by_the_keyboard_and_the_focus_stays(page, base):
+    opened(page, base, "layers", "")
+    # The run that is shown without being asked for is no part of the link.
+    expect(page).to_have_url(f"{base}/layers")
+    opened(page, base, "layers", "?run=vit-nvfp4-s0")
+    field = page.get_by_role("textbox", name="baseline run")
+    field.focus()
+    page.keyboard.type("bf16-s0")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("run=vit-nvfp4-s0.*baseline=vit-bf16-s0"))
+    expect(field).to_have_value("vit-bf16-s0")
+    expect(field).to_be_focused()
+    expect(page.get_by_role("textbox", name="run", exact=True)).to_have_value("vit-nvfp4-s0")
+
+
 def test_keys(page, base):
     opened(page, base, "layers")
     page.keyboard.press("/")
@@ -187,8 +257,6 @@ def test_names_that_are_markup_are_harmless(page, served, tmp_path):
 
 def test_a_folder_without_runs_says_how_to_make_one(page, served, tmp_path):
     base = served(tmp_path)
-    page.goto(base)
-    expect(page.get_by_text("qprobe sweep")).to_be_visible()
     page.goto(f"{base}/layers?run=gone")
     expect(page.get_by_text("There is no run 'gone' here.")).to_be_visible()
     page.goto(f"{base}/nowhere")
@@ -203,7 +271,7 @@ def test_runs_without_measurements_name_the_command(page, base):
 
 
 def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path):
-    from qprobe.records import Batch, Column, RunInfo, create
+    from qprobe.records import Batch, Column, Metric, RunInfo, create
 
     info = RunInfo(config=synthetic_runs.config("nvfp4", 0), environment={}, recipe="nvfp4")
     with create(tmp_path / "run.qprobe", info) as writer:
@@ -213,11 +281,18 @@ def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path
             writer.records(number, Batch(layout=layout, values=synthetic_runs.np.array([1.0])))
             writer.flush()
 
-        step(1)
         page.goto(f"{served(tmp_path)}/live")
+        expect(page.get_by_text("This run is no training.")).to_be_visible()
+        step(1)
         expect(page.locator("#live-facts")).to_contain_text("1 of 100")
         expect(page.locator("#live-facts")).to_contain_text("running")
+        score = page.get_by_role("textbox", name="Validation score")
+        expect(score).to_have_value("")
+        writer.metrics([Metric(step=42, split="validation", name="auprc", value=0.5)])
         step(42)
         expect(page.locator("#live-facts")).to_contain_text("42 of 100")
+        # A page that is older than the first validation shows it all the same.
+        expect(score).to_have_value("auprc")
+        expect(page.locator("#live-scores .scatterlayer path").first).to_be_attached()
         page.get_by_role("button", name="pause").click()
         expect(page.get_by_role("button", name="go on")).to_be_visible()

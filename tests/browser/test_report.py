@@ -13,6 +13,8 @@ def test_a_report_opens_from_the_disk_without_a_request(context, sweep, tmp_path
     tab.goto(path.as_uri())
     expect(tab.locator(".js-plotly-plot .main-svg").first).to_be_visible()
     expect(tab.locator(".heatmaplayer image").first).to_be_attached()
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= 390")
     tab.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert wrong == []

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic_runs
 
 from qprobe.dashboard.library import Library
-from qprobe.dashboard.quality import Question, Rests, quality
+from qprobe.dashboard.quality import Question, Rests, quality, repeats
 from qprobe.inference import average_precision_of_histograms
 from qprobe.records import Metric, resume
 
@@ -18,8 +20,8 @@ def test_seeds_are_paired_and_the_worst_recipe_comes_after_the_baseline(library)
     }
     apart = np.subtract(by_seed["int4-tensor"], by_seed["bf16"])
     assert worst.difference.estimate == pytest.approx(apart.mean())
-    assert worst.rests is Rests.SEEDS
-    assert worst.difference.n == 3
+    assert worst.rests is Rests.RUNS
+    assert (worst.difference.n, worst.over, group.rows[0].over) == (3, "3 seeds", "3 seeds")
     assert worst.sure == -1
 
 
@@ -30,6 +32,7 @@ def test_one_pair_rests_on_patients(sweep):
     change = group.rows[1].change
     assert change.rests is Rests.PATIENTS
     assert change.difference.n == len(synthetic_runs.PATIENTS)
+    assert change.over == f"{len(synthetic_runs.PATIENTS)} patients"
     assert change.difference.low < change.difference.estimate < change.difference.high < 0
 
 
@@ -61,6 +64,22 @@ def test_other_settings_are_another_group(tmp_path):
     library = Library([tmp_path])
     titles = [group.title for group in quality(library, library.runs(), Question())]
     assert titles == ["vit tiny phantom 64, lr 0.001", "vit tiny phantom 64, lr 0.0001"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ([(0, 0)], "1 run"),
+        ([(None, 0), (None, 1)], "2 seeds"),
+        ([(0, 7), (1, 7), (2, 7)], "3 folds"),
+        ([(fold, seed) for fold in range(3) for seed in range(2)], "3 folds × 2 seeds"),
+        ([(0, 0), (0, 1), (1, 0)], "3 runs of 2 folds and 2 seeds"),
+    ],
+)
+def test_what_an_interval_rests_on_is_said_as_it_is(library, cells, told):
+    run = library.runs()[0]
+    runs = [replace(run, config={"fold": fold, "seed": seed}) for fold, seed in cells]
+    assert repeats(runs) == told
 
 
 def test_histograms_are_those_of_the_pooled_score(library):

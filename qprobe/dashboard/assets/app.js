@@ -18,6 +18,21 @@
   }
 
   let watched = null;
+  // When what the server told last was told, and the beats since it was asked.
+  const pulse = { newest: undefined, changed: performance.now(), waited: 0, asked: false };
+
+  // Who comes back to a tab sees what is, and not what was when it was left.
+  document.addEventListener("visibilitychange", function () {
+    const paused = document.getElementById("pause");
+    if (document.hidden || !paused || paused.textContent !== "pause") return;
+    dash_clientside.set_props("tick", { data: performance.now() });
+  });
+
+  function ago(seconds) {
+    const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+    const unit = units.find(function (one) { return seconds >= one[1]; }) || units[3];
+    return Math.floor(seconds / unit[1]) + " " + unit[0] + " ago";
+  }
 
   function idle(act, after) {
     // A page that is never idle has to get its tables too, and not every browser can tell.
@@ -30,11 +45,11 @@
   }
 
   function opener(name) {
-    return function (value) {
-      const shown = new URLSearchParams(location.search).get(name);
-      const url = withValue(name, value);
+    return function (value, chosen) {
+      // Also called when the server fills in what is shown anyway.
+      if ((value || null) === ((chosen || {})[name] || null)) return;
       // A layer of one run need not be in another, but where it is, the view stays.
-      if ((value || null) !== shown) go(url);
+      go(withValue(name, value));
     };
   }
 
@@ -72,6 +87,12 @@
       ask: function (path, search) {
         return { path: path || "/", search: search || "", look: look() };
       },
+      again: function () {
+        // A page that had nothing to show has no charts that follow the file: it is asked for anew.
+        if (!document.querySelector("#page > .empty, #page > div > .empty")) return;
+        const asked = this.ask(location.pathname, location.search);
+        dash_clientside.set_props("asked", { data: asked });
+      },
       later: function (name) {
         // What is below the fold is built when it comes near, or when there is nothing else to do.
         return new Promise(function (tell) {
@@ -89,6 +110,29 @@
           }, 0);
           idle(done, 1500);
         });
+      },
+      tick: function () {
+        if (document.hidden) return dash_clientside.no_update;
+        const now = performance.now();
+        // Every beat at first, every fifth after a minute in which nothing changed.
+        const apart = Math.min(5, 1 + Math.floor((now - pulse.changed) / 15000));
+        pulse.waited += 1;
+        if (pulse.asked && pulse.waited < apart) return dash_clientside.no_update;
+        pulse.waited = 0;
+        pulse.asked = true;
+        // Tabs that were opened together do not ask together.
+        return new Promise(function (tell) {
+          setTimeout(function () { tell(now); }, Math.random() * 300);
+        });
+      },
+      told: function (beats, newest) {
+        if (newest !== pulse.newest) {
+          pulse.newest = newest;
+          pulse.changed = performance.now();
+        }
+        if (newest === undefined) return "";
+        if (newest === null) return "no runs yet";
+        return "updated " + ago(newest + (performance.now() - pulse.changed) / 1000);
       },
       pause: function (clicks, paused) {
         return [!paused, paused ? "pause" : "go on"];

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
-from qprobe.dashboard.figures.frame import empty, frame, text
+from qprobe.dashboard.figures.frame import empty, frame, margins, text
 from qprobe.dashboard.layer_detail import FIRST, OCTAVES, Magnitudes
 from qprobe.dashboard.numerals import plain
 from qprobe.records import Column, Series
@@ -14,6 +14,8 @@ from qprobe.records import Column, Series
 #: Magnitudes that E2M1 has.
 E2M1 = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _QUANTILES = ("median", "p90", "p99", "max")
+#: In full: between 10 and 100 plotly would write a 2 for 20.
+_DECADES = tuple(digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 5))
 _AXES = (("channel_kurtosis", "per channel"), ("token_kurtosis", "per token or voxel"))
 
 
@@ -55,6 +57,7 @@ def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.
         tickvals=ticks, ticktext=[f"2<sup>{tick}</sup>" for tick in ticks], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="share of values", tickformat=".0%")
+    margins(figure, ["100%"])
     return figure
 
 
@@ -89,7 +92,9 @@ def kurtosis(values: Mapping[str, float], *, dark: bool) -> go.Figure:
     if not figure.data:
         return empty("No kurtosis was measured here.", dark=dark)
     figure.add_hline(y=3, line={"color": theme.ink(dark), "dash": "dash", "width": 1})
-    figure.update_yaxes(title="kurtosis (dashed: normal, 3)", type="log", dtick="D2")
+    figure.update_yaxes(title="kurtosis (dashed: normal, 3)", type="log", tickvals=_DECADES,
+                        ticktext=[f"{tick:,g}" for tick in _DECADES])  # fmt: skip
+    margins(figure)
     return figure
 
 
@@ -113,12 +118,13 @@ def operands(
                 name=name,
                 marker={"color": theme.lines(dark)[number], "opacity": 0.9 if not number else 0.5},
                 text=[f"{value:.1f}" if np.isfinite(value) else plain(value) for value in known],
-                textposition="auto",
+                textposition="outside",
                 hovertemplate="%{y}<br>%{x:.2f} dB<extra>" + name + "</extra>",
             )
     figure.update_xaxes(title="SQNR in dB, more is better", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(showlegend=True)
+    margins(figure, [*products, *tensors])
     return figure
 
 
@@ -154,6 +160,7 @@ def over_time(
             )
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=text(label), type="log" if logarithmic else "linear")
+    margins(figure)
     return figure
 
 

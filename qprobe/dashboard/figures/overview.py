@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
-from qprobe.dashboard.figures.frame import empty, frame, text
+from qprobe.dashboard.figures.frame import empty, frame, text, wrapped
 from qprobe.dashboard.numerals import interval, short
 from qprobe.dashboard.quality import Change, Group, Question
 
@@ -49,8 +49,7 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
                 "width": 5,
             },
             customdata=[
-                [interval(c.difference, sign=True), _evidence(c), text(g.title)]
-                for g, _, c in shown
+                [interval(c.difference, sign=True), c.over, text(g.title)] for g, _, c in shown
             ],
             hovertemplate="<b>%{y}</b><br>%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}"
             "<extra></extra>",
@@ -58,8 +57,8 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
     order = [_label(g.title, r.recipe, several) for g, r, _ in rows]
     figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor="rgba(0,0,0,0)")
     figure.update_xaxes(
-        title=f"{asked.score} minus {asked.base}, 95 % interval", zeroline=True, zerolinewidth=2,
-        zerolinecolor=theme.ink(dark), exponentformat="none",
+        title=wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 18),
+        zeroline=True, zerolinewidth=2, zerolinecolor=theme.ink(dark), exponentformat="none",
     )  # fmt: skip
     return figure
 
@@ -89,8 +88,3 @@ def _look(meaning: str, dark: bool) -> tuple[str, str]:
         _BETTER: (colours[0], "triangle-up"),
         _OPEN: ("#868e96", "circle"),
     }[meaning]
-
-
-def _evidence(change: Change) -> str:
-    n = change.difference.n
-    return f"over {n} {change.rests}" if change.difference.low is not None else "one pair"

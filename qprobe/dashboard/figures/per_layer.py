@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
-from qprobe.dashboard.figures.frame import empty, frame
+from qprobe.dashboard.figures.frame import empty, frame, wrapped
 from qprobe.dashboard.figures.layers import labels
 
 #: More bars than this cannot be read.
@@ -84,7 +84,7 @@ def bars(
     )  # fmt: skip
     left = len(finite) - len(ranked)
     more = f" (the largest {len(ranked)} of {len(finite)})" if left else ""
-    figure.update_xaxes(title=unit + more, zeroline=True)
+    figure.update_xaxes(title=wrapped(unit + more, 30), zeroline=True)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 

@@ -47,12 +47,12 @@ def layout(context: Context) -> Any:
         )
     names = [measure.name for measure in common]
     columns = [
-        {"field": "name", "headerName": "layer", "cellRenderer": "Link", "flex": 2,
+        {"field": "name", "headerName": "layer", "cellRenderer": "Link", "flex": 2, "minWidth": 190,
          "tooltipField": "name", "cellClass": "mono"},
         *({"field": f"m{place}", "headerName": word, "type": "numericColumn", "flex": 1,
-           "valueFormatter": {"function": "measured(params)"}}
+           "minWidth": 120, "valueFormatter": {"function": "measured(params)"}}
           for place, word in enumerate(("this run", "baseline", "difference"))),
-        {"field": "note", "headerName": "note", "flex": 1},
+        {"field": "note", "headerName": "note", "flex": 1, "minWidth": 130},
     ]  # fmt: skip
     return html.Div(
         [

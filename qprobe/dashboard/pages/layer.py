@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple, TypeAlias
 
-import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html
 
 from qprobe.dashboard import layer_charts as charts
@@ -45,13 +44,14 @@ def layout(context: Context) -> Any:
     detail = detail_of(context.library, run, site) if site else None
     if detail is None or not (detail.series or detail.magnitudes):
         return _absent(context, run, site)
-    about = dmc.Group([html.Code(site, className="mono"), *_neighbours(context, run, table, site)])
+    name = html.Code(site, className="mono")
+    about = html.Div([name, *_neighbours(context, run, table, site)], className="line")
     names = _shown(context, run, site)
     theirs = _details(context.library, names)[1]
     chosen = _chosen(context.query, detail)
     return html.Div(
         [
-            html.Div([dmc.Title("Layer", order=1, size="h2"), about], className="page-title"),
+            html.Div([html.H1("Layer"), about], className="page-title"),
             _findings(context, run, site),
             _controls(detail, chosen),
             html.Div(_cards((detail, theirs), chosen.role, dark=context.dark), className="two"),
@@ -67,12 +67,13 @@ def layout(context: Context) -> Any:
 #: Pixels of the table of every measure.
 _TABLE = 380
 _COLUMNS = (
-    {"field": "key", "headerName": "measure", "flex": 2, "cellClass": "mono"},
-    {"field": "role", "headerName": "tensor", "flex": 1},
-    {"field": "probe", "headerName": "probe", "flex": 1},
+    {"field": "key", "headerName": "measure", "flex": 2, "minWidth": 170, "cellClass": "mono",
+     "tooltipField": "key"},
+    {"field": "role", "headerName": "tensor", "flex": 1, "minWidth": 100},
+    {"field": "probe", "headerName": "probe", "flex": 1, "minWidth": 110},
     {"field": "m0", "headerName": "last value", "type": "numericColumn", "width": 130,
      "valueFormatter": {"function": "measured(params)"}, "cellStyle": {"function": "heat(params)"}},
-    {"field": "rank", "headerName": "rank among layers", "flex": 1},
+    {"field": "rank", "headerName": "rank among layers", "flex": 1, "minWidth": 150},
     {"field": "step", "headerName": "step", "type": "numericColumn", "width": 90},
 )  # fmt: skip
 
@@ -109,7 +110,8 @@ def _neighbours(context: Context, run: Run, table: LayerTable, site: str) -> lis
     order = table.worst_first
     if site not in order:
         return []
-    place, links = order.index(site), []
+    links: list[Any] = []
+    place = order.index(site)
     for word, text, other in (
         ("previous", "← worse", place - 1), ("next", "less bad →", place + 1),
     ):  # fmt: skip
@@ -117,7 +119,7 @@ def _neighbours(context: Context, run: Run, table: LayerTable, site: str) -> lis
             href = context.link("/layer", run=run.name, layer=order[other])
             links.append(html.A(text, href=href, title=order[other],
                                 **data(go="true", failing=word)))  # fmt: skip
-    links.append(dmc.Text(f"{place + 1} of {len(order)}, 1 is the worst", className="note"))
+    links.append(html.Span(f"{place + 1} of {len(order)}, 1 is the worst", className="note"))
     return links
 
 
@@ -157,15 +159,21 @@ def _chosen(query: Query, detail: LayerDetail) -> _Chosen:
 
 
 def _controls(detail: LayerDetail, chosen: _Chosen) -> html.Div:
-    course = any(len(series) > 1 for series in detail.series.values())
-    role = select("layer", "role", "Tensor", chosen.roles, chosen.role)
-    measure = select("layer", "measure", "Measure over the steps", chosen.measures, chosen.measure)
-    head = select("layer", "head", "Measure of the heads", chosen.heads, chosen.head)
-    parts = ((role, any(chosen.roles)), (measure, course), (head, bool(chosen.heads)))
-    return html.Div(
-        [html.Div(part, style={} if there else {"display": "none"}) for part, there in parts],
-        className="controls",
-    )
+    """Only what this layer has a choice of: each costs as much as a small chart."""
+    found = []
+    if any(chosen.roles):
+        found.append(select("layer", "role", "Tensor", chosen.roles, chosen.role))
+    if _has_course(detail):
+        label = "Measure over the steps"
+        found.append(select("layer", "measure", label, chosen.measures, chosen.measure))
+    if chosen.heads:
+        found.append(select("layer", "head", "Measure of the heads", chosen.heads, chosen.head))
+    return html.Div(found, className="controls")
+
+
+def _has_course(detail: LayerDetail) -> bool:
+    """An analysis measures once: there is nothing to draw, and the table has the values."""
+    return any(len(series) > 1 for series in detail.series.values())
 
 
 def _first(detail: LayerDetail) -> str | None:
@@ -207,11 +215,10 @@ def _cards(details: _Details, role: str | None, *, dark: bool) -> list[Any]:
 
 
 def _over_time(details: _Details, measure: str | None, *, dark: bool) -> Any:
+    if not _has_course(details[0]):
+        return None
     drawn = charts.over_time(*details, measure, dark=dark)
-    shown = card("Over the training", chart("layer-time", "a measure over the steps", 320, drawn))
-    # An analysis measures once: there is nothing to draw, and the table below has the values.
-    course = any(len(series) > 1 for series in details[0].series.values())
-    return html.Div(shown, style={} if course else {"display": "none"})
+    return card("Over the training", chart("layer-time", "a measure over the steps", 320, drawn))
 
 
 def _heads(detail: LayerDetail, key: str | None, *, dark: bool) -> Any:

@@ -17,6 +17,7 @@ from qprobe.dashboard.components import (
     grid,
     later,
     page_title,
+    rows_table,
     select,
     several,
 )
@@ -176,11 +177,10 @@ def _worst(context: Context, run: str, table: LayerTable) -> Any:
         if noisy:
             cells.append("–" if np.isnan(noise[place]) else f"{noise[place]:.1%}")
         cells += [f"{mean[place]:.2f}", f"{measure.title} {plain(table.at(site, measure))}"]
-        rows.append(dmc.TableTr([dmc.TableTd(cell) for cell in cells]))
+        rows.append(html.Tr([html.Td(cell) for cell in cells]))
     titles = ["layer", *(["brings back"] if recovered else []), *(["noise"] if noisy else []),
               "mean rank", "worst at"]  # fmt: skip
-    head = dmc.TableThead(dmc.TableTr([dmc.TableTh(title) for title in titles]))
-    return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=5, fz="sm")
+    return rows_table(titles, rows)
 
 
 def _links(context: Context, run: str, sites: tuple[str, ...]) -> dict[str, Any]:

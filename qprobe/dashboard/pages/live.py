@@ -1,10 +1,13 @@
 """Live: where a training stands, while it runs."""
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
 from qprobe.dashboard.attributes import aria
 from qprobe.dashboard.components import (
@@ -20,8 +23,9 @@ from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.decimate import decimated
 from qprobe.dashboard.figures.layer import over_time
 from qprobe.dashboard.library import Library, Run
-from qprobe.dashboard.numerals import ago, plain
+from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
+from qprobe.dashboard.pulse import pulse_of
 from qprobe.errors import InputError
 from qprobe.records import Metric, RunReader, Series
 
@@ -34,7 +38,7 @@ def layout(context: Context) -> Any:
     if run is None:
         return nothing_to_show(context)
     measured = context.library.answer(run, training)
-    scores = sorted({metric.name for metric in context.library.answer(run, metrics)})
+    scores = _scores(context.library, run)
     if not measured and not scores:
         return html.Div(
             [
@@ -44,7 +48,7 @@ def layout(context: Context) -> Any:
             ]
         )  # fmt: skip
     query, names = context.query, list(measured)
-    score = "auprc" if "auprc" in scores else next(iter(scores), None)
+    score = _telling(scores)
     baseline = context.baseline
     return html.Div(
         [
@@ -70,6 +74,7 @@ def layout(context: Context) -> Any:
                 className="two",
             ),
             dcc.Store(id="live-runs", data=[run.name, baseline.name if baseline else ""]),
+            dcc.Store(id="live-drawn"),
         ]
     )  # fmt: skip
 
@@ -82,6 +87,14 @@ def training(reader: RunReader) -> dict[str, Series]:
 def metrics(reader: RunReader) -> list[Metric]:
     """Values of the validation data."""
     return reader.metrics(split="validation")
+
+
+def _scores(library: Library, run: Run) -> list[str]:
+    return sorted({metric.name for metric in library.answer(run, metrics)})
+
+
+def _telling(scores: Sequence[str]) -> str | None:
+    return "auprc" if "auprc" in scores else next(iter(scores), None)
 
 
 def score_series(found: list[Metric], name: str | None) -> Series:
@@ -98,14 +111,26 @@ def _facts(run: Run, measured: dict[str, Series], found: list[Metric]) -> list[A
     last = int(loss.steps[-1]) if loss is not None and len(loss) else None
     epoch = max((metric.epoch for metric in found if metric.epoch is not None), default=None)
     planned, epochs = run.config.get("steps"), run.config.get("epochs")
-    word = run.status if not run.reason else f"{run.status}: {run.reason}"
     return [
-        kpi(word, "status", sign=_SIGNS[run.status]),
+        kpi(run.status, run.reason or "status", sign=_SIGNS[run.status]),
         kpi(f"{'–' if last is None else last} of {planned or 'as many as it takes'}", "step"),
-        kpi(f"{'–' if epoch is None else epoch} of {epochs or '–'}", "epoch"),
+        kpi(_epoch(epoch, None if planned else epochs), "epoch"),
         kpi(plain(float(loss.values[-1]) if loss is not None and len(loss) else None), "last loss"),
-        kpi(ago(run.changed_s), "last written"),
+        kpi(_written(run.changed_s), "last written (UTC)"),
     ]
+
+
+def _written(then_s: float) -> str:
+    """A time and no age: a page is not drawn again while nothing is written."""
+    then = datetime.fromtimestamp(then_s, UTC)
+    today = then.date() == datetime.now(UTC).date()
+    return then.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
+
+
+def _epoch(done: int | None, planned: object) -> str:
+    """A training that ends after a number of steps is not on its way to its last epoch."""
+    told = "–" if done is None else str(done)
+    return f"{told} of {planned}" if planned else told
 
 
 def _progress(run: Run, measured: dict[str, Series]) -> Any:
@@ -125,32 +150,62 @@ def register(app: Dash, library: Library) -> None:
         Output("live-progress", "children"),
         Output("live-series", "figure"),
         Output("live-scores", "figure"),
+        Output("live-drawn", "data"),
+        Output(control("live", "score"), "data"),
+        Output(control("live", "score"), "value"),
         Input(control("live", "series"), "value"),
         Input(control("live", "score"), "value"),
         Input(control("live", "axis"), "value"),
         Input("live-runs", "data"),
         Input("look", "data"),
         Input("pulse", "data"),
+        State("live-drawn", "data"),
     )
-    def fill(key: str, score: str, axis: str, names: list[str], *rest: str) -> tuple[Any, ...]:
+    def fill(
+        key: str, score: str | None, axis: str, names: list[str], *rest: str
+    ) -> tuple[Any, ...]:
         run, dark, logarithmic = library.run(names[0]), rest[0] == "dark", axis == "log"
+        drawn = pulse_of([one for one in map(library.run, names) if one is not None])
+        if ctx.triggered_id == "pulse" and drawn == rest[-1]:
+            raise PreventUpdate  # another run was written to
         if run is None:
             raise InputError(f"the run {names[0]!r} is gone; choose another one.")
-        shown = [("this run", run), ("baseline", library.run(names[1]))]
-        series, scores = [], []
-        for word, one in shown:
-            if one is not None:
-                measured = library.answer(one, training)
-                if key in measured:
-                    series.append((word, measured[key]))
-                scores.append((word, score_series(library.answer(one, metrics), score)))
-        measured, found = library.answer(run, training), library.answer(run, metrics)
-        return (
-            _facts(run, measured, found),
-            _progress(run, measured),
-            over_time(series, key or "", dark=dark, logarithmic=logarithmic),
-            over_time(scores, score or "", dark=dark, logarithmic=logarithmic),
-        )
+        # A page that was opened before the first validation has no score to choose yet.
+        known = _scores(library, run)
+        first = None if score else _telling(known)
+        asked = _Asked(key=key, score=score or first or "", logarithmic=logarithmic, dark=dark)
+        # Tabs ask one after another, and what they see is drawn once.
+        shown = library.remembered((drawn, *names, asked), lambda: _shown(library, names, asked))
+        return (*shown, drawn, known if first else no_update, first or no_update)
+
+
+class _Asked(NamedTuple):
+    """What the controls say."""
+
+    key: str
+    score: str
+    logarithmic: bool
+    dark: bool
+
+
+def _shown(library: Library, names: Sequence[str], asked: _Asked) -> tuple[Any, ...]:
+    """Facts, progress and both charts of a run beside the baseline's."""
+    series, scores = [], []
+    facts: tuple[Any, Any] = (None, None)
+    for word, run in zip(("this run", "baseline"), map(library.run, names), strict=True):
+        if run is not None:
+            measured, found = library.answer(run, training), library.answer(run, metrics)
+            if asked.key in measured:
+                series.append((word, measured[asked.key]))
+            scores.append((word, score_series(found, asked.score)))
+            if word == "this run":
+                facts = _facts(run, measured, found), _progress(run, measured)
+    look = {"dark": asked.dark, "logarithmic": asked.logarithmic}
+    return (
+        *facts,
+        over_time(series, asked.key or "", **look),
+        over_time(scores, asked.score, **look),
+    )
 
 
 PAGE = Page(path="/live", title="Live", sign="∿", layout=layout, register=register)

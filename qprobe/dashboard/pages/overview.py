@@ -17,6 +17,7 @@ from qprobe.dashboard.components import (
     grid,
     kpi,
     page_title,
+    rows_table,
     select,
     several,
 )
@@ -56,10 +57,10 @@ def layout(context: Context) -> Any:
                 [
                     card(
                         "Quality against the baseline",
-                        html.Div(chart("recipes", "quality of recipes against the baseline", 320)),
+                        html.Div(chart("recipes", "quality of recipes against the baseline", 150)),
                         html.Div(id="recipes-table"),
-                        note="Difference with its 95 % interval, over seeds where there are "
-                        "several, else over the patients of the test set.",
+                        note="Difference with its 95 % interval, over seeds and folds where there "
+                        "are several, else over the patients of the test set.",
                     ),
                     card("What fails", html.Div(_findings(context), id="overview-findings")),
                 ],
@@ -131,7 +132,7 @@ def _findings(context: Context) -> list[Any]:
         ]
     shown = [finding_card(context, run, finding) for run, finding in found[:_SHOWN]]
     left = len(found) - _SHOWN
-    return [*shown, dmc.Text(f"and {left} more", className="note") if left > 0 else None]
+    return [*shown, html.P(f"and {left} more", className="note") if left > 0 else None]
 
 
 def _grid() -> html.Div:
@@ -142,6 +143,7 @@ def _grid() -> html.Div:
         {"field": "recipe", "headerName": "recipe", "flex": 1, "minWidth": 120},
         {"field": "model", "headerName": "model", "flex": 1, "minWidth": 110},
         {"field": "seed", "headerName": "seed", "width": 80, "type": "numericColumn"},
+        {"field": "fold", "headerName": "fold", "width": 80, "type": "numericColumn"},
         {"field": "m0", "headerName": "score", "width": 110, "type": "numericColumn",
          "valueFormatter": {"function": "measured(params)"}},
         {"field": "findings", "headerName": "findings", "width": 100, "type": "numericColumn"},
@@ -165,6 +167,7 @@ def _row(context: Context, run: Run, asked: Question) -> dict[str, Any]:
         "recipe": run.recipe or "",
         "model": " ".join(parts) or ("" if broken else kind),
         "seed": run.config.get("seed"),
+        "fold": run.config.get("fold"),
         "m0": score if number else None,
         "t0": None if number or score is None else plain(score),
         "findings": None if broken else len(run.findings),
@@ -181,34 +184,28 @@ def _table(groups: Sequence[Group], asked: Question) -> Any:
     rows = []
     for group in groups:
         if len(groups) > 1:
-            title = dmc.Text(group.title, size="xs", className="note")
-            rows.append(dmc.TableTr(dmc.TableTd(title, tableProps={"colSpan": 5})))
+            rows.append(html.Tr(html.Th(group.title, colSpan=5, scope="rowgroup")))
         rows += [_table_row(row) for row in group.rows]
     if not rows:
-        return dmc.Text(
-            f"No finished run has {asked.score} on {asked.split} data.", className="note"
-        )
+        told = f"No finished run has {asked.score} on {asked.split} data."
+        return html.P(told, className="note")
     titles = ["recipe", asked.score, f"minus {asked.base}", "rests on", "verdict"]
-    head = dmc.TableThead(dmc.TableTr([dmc.TableTh(title) for title in titles]))
-    return dmc.Table([head, dmc.TableTbody(rows)], verticalSpacing=4, fz="sm")
+    return rows_table(titles, rows)
 
 
-def _table_row(row: Quality) -> dmc.TableTr:
+def _table_row(row: Quality) -> html.Tr:
     change = row.change
     cells = [interval(row.score)]
     if change is None:
-        cells += ["–", f"{row.score.n} run{'s' * (row.score.n != 1)}", "–"]
+        cells += ["–", row.over, "–"]
     else:
         verdict = change.effect.verdict
-        rests = f"{change.difference.n} {change.rests}"
         cells += [
             interval(change.difference, sign=True),
-            rests if change.difference.low is not None else "one pair, no interval",
+            change.over,
             f"{_VERDICTS[verdict]} {verdict}",
         ]
-    return dmc.TableTr(
-        [dmc.TableTd(html.Strong(row.recipe)), *(dmc.TableTd(cell) for cell in cells)]
-    )
+    return html.Tr([html.Th(row.recipe, scope="row"), *(html.Td(cell) for cell in cells)])
 
 
 def register(app: Dash, library: Library) -> None:

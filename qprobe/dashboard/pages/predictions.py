@@ -118,17 +118,23 @@ def register(app: Dash, library: Library) -> None:
     def fill(names: Sequence[str] | None, scheme: str, search: str | None) -> tuple[Any, Any]:
         context = Context.of(app, library, search)
         wanted = names or ([context.run.name] if context.run else [])
-        found = []
+        kept = []
         for run in (library.run(name) for name in wanted[:_MOST]):
             pooled = library.answer(run, histograms) if run is not None else None
             if run is not None and pooled is not None:
-                found.append((_title(run, wanted), pooled.counts.sum(0)))
+                kept.append((run, pooled.counts.sum(0)))
+        titles = _titles([run for run, _ in kept])
+        found = list(zip(titles, (counts for _, counts in kept), strict=True))
         dark = scheme == "dark"
         return figures.curves(found, dark=dark), figures.spread(found, dark=dark)
 
 
-def _title(run: Run, others: Sequence[str]) -> str:
-    return short(run.name if len(others) > 1 else run.recipe or run.name, 40)
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """The recipes where these tell the runs apart, else the names."""
+    recipes = [run.recipe for run in runs if run.recipe]
+    if len(set(recipes)) == len(runs):
+        return recipes
+    return [short(run.name, 40) for run in runs]
 
 
 PAGE = Page(path="/predictions", title="Predictions", sign="◧", layout=layout, register=register)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import dash_mantine_components as dmc
 from dash import Dash, Input, Output, dcc, html
 
 from qprobe.dashboard.attributes import data
@@ -139,12 +138,13 @@ def _groups(library: Library, made: Run) -> list[Any]:
 
 
 def _plan() -> Any:
-    buttons = dmc.Group(
+    buttons = html.Div(
         [
             html.Button("save plan.toml", type="button", className="export",
                         **data(save="plan-text", name="plan.toml")),
             html.Span(id="plan-count", className="note"),
-        ]
+        ],
+        className="line",
     )  # fmt: skip
     return card(
         "Plan",

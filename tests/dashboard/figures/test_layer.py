@@ -69,3 +69,23 @@ def test_operands_are_told_from_tensors_and_what_lost_nothing_from_zero():
     assert list(products.text) == ["9.5", "+inf"]
     assert np.isnan(products.x[1])
     assert list(tensors.y) == ["int4 input"]
+
+
+def test_charts_of_a_layer_know_their_margins_beforehand():
+    """Plotly draws a chart twice where it has to measure its labels."""
+    line = Series(steps=np.array([1, 2]), values=np.array([1.0, 2.0]))
+    charts = (
+        layer.histogram(magnitudes(o0=3), None, dark=False),
+        layer.kurtosis({"channel_kurtosis_max": 90.0}, dark=False),
+        layer.operands({"fprop.x": 20.0}, {"nvfp4 grad output": 30.0}, dark=False),
+        layer.over_time([("this run", line)], "loss", dark=False),
+    )
+    for figure in charts:
+        assert figure.layout.xaxis.automargin is figure.layout.yaxis.automargin is False
+    assert charts[2].layout.margin.l == 20 + 7 * len("nvfp4 grad output")
+    assert layer.operands({"x" * 99: 1.0}, {}, dark=False).layout.margin.l == 190
+
+
+def test_ticks_of_kurtosis_are_whole_numbers():
+    axis = layer.kurtosis({"channel_kurtosis_max": 90.0}, dark=False).layout.yaxis
+    assert dict(zip(axis.ticktext, axis.tickvals, strict=True))["20"] == 20.0
