@@ -82,7 +82,6 @@ bench: setup
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/summary.py
-	$(BIN)/python benchmarks/attention_probes.py
 	$(BIN)/python benchmarks/diagnosis.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sensitivity.py
