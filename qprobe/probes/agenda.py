@@ -40,6 +40,8 @@ class Agenda:
         self.looked: dict[Slot, int] = {}
         #: How often nothing was left to wait after a look.
         self.rounds = 0
+        # How often each probe was due: layers come in turn however intervals are stretched.
+        self._turns: Counter[str] = Counter()
 
     @property
     def unseen(self) -> tuple[Slot, ...]:
@@ -48,11 +50,16 @@ class Agenda:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data; what is known of each slot is kept apart."""
-        return {"rounds": self.rounds, "budget": self.budget.state_dict()}
+        return {
+            "rounds": self.rounds,
+            "turns": dict(self._turns),
+            "budget": self.budget.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it up, with nothing waiting."""
         self.rounds = int(state["rounds"])
+        self._turns = Counter(state["turns"])
         self.budget.load_state_dict(state["budget"])
         self.waiting.clear()
 
@@ -108,8 +115,9 @@ class Agenda:
         names = {name for name, one in self._schedules.items() if one.due(step, stretch)}
         for slot in self._slots if names else ():
             name = slot.probe.name
-            if name in names and self._schedules[name].takes(slot.layer, step, stretch):
+            if name in names and self._schedules[name].takes(slot.layer, self._turns[name]):
                 self.waiting.setdefault(slot, step)
+        self._turns.update(names)
         return len(self.waiting) > before
 
     def _over(self, slot: Slot, step: int) -> bool:

@@ -18,7 +18,7 @@ class Every:
     [1, 11, 21]
     >>> [step for step in range(1, 31) if Every(10).due(step, stretch=2)]
     [1, 21]
-    >>> [layer for layer in range(6) if Every(10, layers=3).takes(layer, step=11)]
+    >>> [layer for layer in range(6) if Every(10, layers=3).takes(layer, turn=1)]
     [1, 4]
     """
 
@@ -42,10 +42,9 @@ class Every:
         inside = self.first <= step and (self.last is None or step <= self.last)
         return inside and (step - self.first) % (self.interval * stretch) == 0
 
-    def takes(self, layer: int, step: int, stretch: int = 1) -> bool:
-        """Whether a look at ``step`` takes the layer of this number."""
-        look = (step - self.first) // (self.interval * stretch)
-        return layer % self.layers == look % self.layers
+    def takes(self, layer: int, turn: int) -> bool:
+        """Whether the look of this number, counted from 0, takes the layer of this number."""
+        return layer % self.layers == turn % self.layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class OnDemand:
         """Never."""
         return False
 
-    def takes(self, layer: int, step: int, stretch: int = 1) -> bool:
+    def takes(self, layer: int, turn: int) -> bool:
         """All of them."""
         return True
 

@@ -117,6 +117,12 @@ def test_whatever_steps_and_looks_take_no_look_begins_in_debt(times, costs, sche
 
 
 @settings(max_examples=60, deadline=None)
+@example(
+    step_s=1.0,
+    each={"often": 0.125, "rare": 0.0, "some": 1.0},
+    warm=1.0,
+    schedules={"often": Every(1), "rare": Every(20), "some": Every(7, layers=3)},
+)
 @given(
     step_s=seconds,
     each=st.fixed_dictionaries({name: st.floats(0.0, 5.0) for name in ("often", "rare", "some")}),
@@ -140,8 +146,25 @@ def test_steady_looks_never_cost_more_than_allowed(step_s, each, warm, schedules
             assert world.spent <= LIMIT * world.elapsed + samples + 1e-9
     known = sum(each[slot.probe.name] for slot in world.slots) * step_s
     if known + samples <= LIMIT * (300 - 60) * step_s / 2:  # room for everything, and to spare
-        assert set(world.agenda.looked) == set(world.slots)
         assert world.agenda.unseen == ()
+        turns = max(one.interval * one.layers for one in schedules.values())
+        if turns * world.agenda.budget.stretch < 300:  # else not every layer had its turn
+            assert set(world.agenda.looked) == set(world.slots)
+
+
+def test_layers_come_in_turn_however_the_interval_is_stretched():
+    """Doubled from the second look on, every second step of the grid would be the same layers'."""
+    world = World({"turns": Every(1, layers=2)}, layers=2, limit=None)
+    taken = []
+    for step in (1, 3, 5):  # steps that leave the same rest
+        world.step = step - 1
+        world.go(1.0, lambda _: 0.0)
+        taken.append([slot.layer for slot in world.looks[step]])
+    assert taken == [[0], [1], [0]]
+    # A training that is taken up goes on with the turn.
+    again = World({"turns": Every(1, layers=2)}, layers=2, limit=None)
+    again.agenda.load_state_dict(world.agenda.state_dict())
+    assert [slot.layer for slot in again.agenda.due(7)] == [1]
 
 
 def test_a_large_model_is_seen_whole_in_its_first_steps():
