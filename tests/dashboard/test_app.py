@@ -1,14 +1,17 @@
 """Contracts of every page: what its layout promises, whatever is in the run."""
 
+import shutil
+
 import pytest
 import synthetic_runs
 from dash import dcc
 from dash.development.base_component import Component
 
+from qprobe import records
 from qprobe.dashboard import create_app
 from qprobe.dashboard.context import Context
 from qprobe.dashboard.library import Library
-from qprobe.dashboard.pages import PAGES
+from qprobe.dashboard.pages import PAGES, live
 from qprobe.dashboard.query import Query
 from qprobe.dashboard.theme import GRAPH_CONFIG
 from qprobe.errors import InputError
@@ -40,6 +43,22 @@ def test_every_graph_has_a_height_and_sends_nothing_away(page, search, library):
         if isinstance(one, dcc.Graph):
             assert one.config is GRAPH_CONFIG
             assert one.style["height"] > 100
+
+
+@pytest.mark.parametrize(
+    ("search", "shown"),
+    [
+        ("?run=vit-nvfp4-s0/analysis", "Where vit-nvfp4-s0 stands."),  # what it analyzes
+        ("?run=vit-bf16-s1", "Where vit-bf16-s1 stands."),
+        ("", "Where vit-int4-tensor-s2 stands."),  # nothing was named: the one under way
+    ],
+)
+def test_live_follows_a_training_also_from_its_analysis(search, shown, sweep, tmp_path):
+    path = tmp_path / "runs"
+    shutil.copytree(sweep, path)
+    with records.resume(path / "vit-int4-tensor-s2" / "run.qprobe"):
+        library = Library([path])
+        assert shown in str(live.layout(Context(library=library, query=Query.parse(search))))
 
 
 def test_plotly_hands_nothing_to_its_makers():

@@ -21,38 +21,42 @@ from qprobe.dashboard.components import (
 )
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.decimate import decimated
+from qprobe.dashboard.family import family
 from qprobe.dashboard.figures.layer import over_time
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.numerals import plain
 from qprobe.dashboard.pages.layers import nothing_to_show
 from qprobe.dashboard.pulse import pulse_of
 from qprobe.errors import InputError
-from qprobe.records import Metric, RunReader, Series
+from qprobe.records import Metric, RunReader, Series, Status
 
 _SIGNS = {"running": "▶", "finished": "✓", "failed": "✕", "interrupted": "‖"}
 
 
 def layout(context: Context) -> Any:
     """Progress, the training's own series, and its validations."""
-    run = context.run
-    if run is None:
+    chosen = context.run
+    if chosen is None:
         return nothing_to_show(context)
-    measured = context.library.answer(run, training)
-    scores = _scores(context.library, run)
-    if not measured and not scores:
+    run = _training_of(context, chosen)
+    if run is None:
         return html.Div(
             [
-                page_title("Live", run.name),
+                page_title("Live", chosen.name),
                 empty_state("This run is no training.", "It has no steps to follow.",
                             "qprobe train --size tiny --recipe nvfp4"),
             ]
         )  # fmt: skip
+    measured = context.library.answer(run, training)
+    scores = _scores(context.library, run)
     query, names = context.query, list(measured)
     score = _telling(scores)
     baseline = context.baseline
     return html.Div(
         [
-            page_title("Live", "Where the training stands. It is only read, and never held up."),
+            page_title(
+                "Live", f"Where {run.name} stands. It is only read, and never held up."
+            ),
             html.Div(id="live-facts", className="kpis"),
             html.Div(id="live-progress"),
             html.Div(
@@ -77,6 +81,16 @@ def layout(context: Context) -> Any:
             dcc.Store(id="live-drawn"),
         ]
     )  # fmt: skip
+
+
+def _training_of(context: Context, chosen: Run) -> Run | None:
+    """The run or the training that it analyzes; where none was named, one that is under way."""
+    library, others = context.library, [] if context.query.text("run") else context.runs
+    running = [run for run in others if run.status == Status.RUNNING]
+    for one in (*running, *family(library, chosen), *others):
+        if library.answer(one, training) or _scores(library, one):
+            return one
+    return None
 
 
 def training(reader: RunReader) -> dict[str, Series]:
