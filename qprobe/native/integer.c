@@ -32,24 +32,8 @@ INLINE float integer_value(float x, float lift, float inverse, float scale, floa
   return from_bits(to_bits(code * scale) | (to_bits(x) & 0x80000000u));
 }
 
-#define NAME(f) JOIN(f, portable)
-#define TARGET
-#include "integer_lanes.h"
-#undef NAME
-#undef TARGET
-
-#ifdef X86_VARIANTS
-#define NAME(f) JOIN(f, avx2)
-#define TARGET __attribute__((target("avx2")))
-#include "integer_lanes.h"
-#undef NAME
-#undef TARGET
-#define NAME(f) JOIN(f, avx512)
-#define TARGET __attribute__((target(AVX512_FEATURES)))
-#include "integer_lanes.h"
-#undef NAME
-#undef TARGET
-#endif
+#define KERNELS "integer_lanes.h"
+#include "each_variant.h"
 
 /* Floats of scratch memory for the groups of a tensor. */
 EXPORT int64_t qprobe_integer_scratch(int64_t length, int64_t inner, int across) {

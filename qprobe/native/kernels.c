@@ -42,24 +42,8 @@ typedef struct {
   const uint8_t *noise;
 } operand;
 
-#define NAME(f) JOIN(f, portable)
-#define TARGET
-#include "lanes.h"
-#undef NAME
-#undef TARGET
-
-#ifdef X86_VARIANTS
-#define NAME(f) JOIN(f, avx2)
-#define TARGET __attribute__((target("avx2")))
-#include "lanes.h"
-#undef NAME
-#undef TARGET
-#define NAME(f) JOIN(f, avx512)
-#define TARGET __attribute__((target(AVX512_FEATURES)))
-#include "lanes.h"
-#undef NAME
-#undef TARGET
-#endif
+#define KERNELS "lanes.h"
+#include "each_variant.h"
 
 int qprobe_selected = PORTABLE;
 
