@@ -170,7 +170,7 @@ def block_variants(x: Tensor) -> dict[str, Call]:
 
 
 def integer_variants(x: Tensor) -> dict[str, Call]:
-    """INT4, which has the PyTorch path only."""
+    """INT4 on a path of qprobe."""
     out = torch.empty_like(x)
     shared = (Granularity.TOKEN, Granularity.TENSOR)
     specs = {f"INT4 per {g}": QuantSpec(format=INT4, granularity=g) for g in shared}
@@ -183,9 +183,8 @@ def cases(x: Tensor, peers: Sequence[Peer]) -> list[Case]:
     fastest = next(iter(own))
     made = [Case(path=FLOOR, variant="fresh copy, `clone`", call=x.clone)]
     for path, limit in own.items():
-        calls = block_variants(x) if path in (fastest, PYTORCH) else plain(x)
-        if path == PYTORCH:
-            calls |= integer_variants(x)
+        whole = path in (fastest, PYTORCH)
+        calls = block_variants(x) | integer_variants(x) if whole else plain(x)
         setting = partial(using, limit)
         made += [Case(path=path, variant=v, call=c, setting=setting) for v, c in calls.items()]
     made += [Case(path=PEER, variant=p.name, call=partial(p.fake_quantize, x)) for p in peers]
