@@ -9,7 +9,7 @@ import torch
 from qprobe import records
 from qprobe.analyzers.analysis import Inputs, Request
 from qprobe.errors import InputError
-from qprobe.records import Record, RunInfo, RunWriter, Status
+from qprobe.records import Meta, Record, RunInfo, RunWriter, Status
 from qprobe.records.software import software
 
 if TYPE_CHECKING:
@@ -67,10 +67,20 @@ class Place:
         if self.overwrite:
             with records.open(file):  # what is no run file is refused by name, and stays
                 return
+        if self.holds(about):
+            return
         if not _goes_on(file, about):
             raise InputError(
                 f"{file} exists already; give --overwrite, or another place with --out."
             )
+
+    def holds(self, about: RunInfo) -> bool:
+        """Whether this very analysis of the same weights is there, finished."""
+        if self.overwrite or about.source is None or not self.file.exists():
+            return False
+        with records.open(self.file) as run:
+            meta = run.meta
+        return _same(meta, about) and meta.status is Status.FINISHED
 
     def writer(self, about: RunInfo) -> tuple[RunWriter, list[Record]]:
         """The writer of the analysis, and what its file holds already."""
@@ -87,8 +97,11 @@ def _goes_on(path: Path, about: RunInfo) -> bool:
     """Whether ``path`` is this very analysis, interrupted."""
     with records.open(path) as run:
         meta = run.meta
-    same = (dict(meta.config), meta.source) == (dict(about.config), about.source)
-    return same and meta.status not in (Status.FINISHED, Status.RUNNING)
+    return _same(meta, about) and meta.status not in (Status.FINISHED, Status.RUNNING)
+
+
+def _same(meta: Meta, about: RunInfo) -> bool:
+    return (dict(meta.config), meta.source) == (dict(about.config), about.source)
 
 
 def _remove(path: Path) -> None:

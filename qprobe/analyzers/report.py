@@ -29,6 +29,8 @@ class Report:
     meta: Meta
     #: The run file; None where it was not kept.
     file: Path | None
+    #: Whether it was there already, and nothing was measured.
+    stored: bool = False
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -63,6 +65,10 @@ class Report:
         """The same, of a file that is not kept."""
         return replace(self, file=None)
 
+    def measured_before(self) -> Self:
+        """The same, of a file that was there already."""
+        return replace(self, stored=True)
+
     def lines(self, notes: tuple[str, ...] = ()) -> RenderableType:
         """For a console of rich; with ``notes`` on what was analyzed."""
         config = self.meta.config
@@ -72,6 +78,7 @@ class Report:
             self.meta.recipe,
             layers and f"layers {layers}",
             *notes,
+            "measured before (--overwrite measures again)" if self.stored else None,
         )
         return render(self.view, ", ".join(filter(None, parts)), self.file)
 

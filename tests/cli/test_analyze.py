@@ -160,6 +160,38 @@ def test_an_existing_report_is_kept_unless_told(own, tmp_path, capsys):
     assert told(capsys, *asked, *out, "--overwrite")[0] == 0
 
 
+def test_the_same_analysis_of_the_same_weights_is_read_and_not_measured_again(
+    tmp_path, capsys, monkeypatch
+):
+    weights = tmp_path / "w.safetensors"
+    save_file(
+        {"fc.weight": torch.randn(32, 32, generator=torch.Generator().manual_seed(0))}, weights
+    )
+    asked = (weights, "--out", tmp_path / "a.qprobe")
+    first = told(capsys, *asked)
+    assert (first[0], "measured before" in first[1].out) == (0, False)
+
+    def never(*_):
+        raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qprobe.analyzers.analysis.Analysis.run", never)
+        code, again = told(capsys, *asked)
+        assert code == 0
+        assert "measured before (--overwrite measures again)" in again.out
+        assert again.out.splitlines()[1:] == first[1].out.splitlines()[1:]
+        # Another depth is another question, and its answer has no place there.
+        code, other = told(capsys, *asked, "--quick")
+        assert code == 2
+        assert "exists already" in other.err
+    # So are other weights of the same name.
+    save_file({"fc.weight": torch.zeros(32, 32)}, weights)
+    code, other = told(capsys, *asked)
+    assert code == 2
+    assert "exists already" in other.err
+    assert "measured before" not in told(capsys, *asked, "--overwrite")[1].out
+
+
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(
     own, tmp_path, capsys, monkeypatch
 ):
