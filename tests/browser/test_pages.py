@@ -202,9 +202,12 @@ def test_a_baseline_is_pinned_by_the_keyboard_and_the_focus_stays(page, base):
     # The run that is shown without being asked for is no part of the link.
     expect(page).to_have_url(f"{base}/layers")
     opened(page, base, "layers", "?run=vit-nvfp4-s0")
+    # Both choices are filled together, and what is typed before that finds nothing.
+    expect(page.get_by_role("textbox", name="run", exact=True)).to_have_value("vit-nvfp4-s0")
     field = page.get_by_role("textbox", name="baseline run")
     field.focus()
     page.keyboard.type("bf16-s0")
+    expect(page.get_by_role("option", name="vit-bf16-s0")).to_be_visible()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("run=vit-nvfp4-s0.*baseline=vit-bf16-s0"))
