@@ -6,7 +6,7 @@ by the layer's weight.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,8 @@ from qprobe.quant import override
 
 STEPS = 600
 ARCHS = ("swin", "vit")
+#: A toy with images of 64 tokens, and the study's models of half a million parameters with 256.
+SIZES: Mapping[str, tuple[int, Mapping[str, int]]] = {"tiny": (8, {"depth": 10}), "500k": (4, {})}
 #: Images evaluated together, more than are trained together.
 EVALUATED = 48
 #: How much larger an outlier channel is than it was.
@@ -38,23 +40,26 @@ class Case:
     """One question to every method: which layers of this model cost most under this recipe?"""
 
     arch: str
+    size: str
     recipe: str
     fault: str = "natural"
     seed: int = 0
 
     def __str__(self) -> str:
-        return f"{self.arch} {self.recipe} {self.fault}" + (f" {self.seed}" if self.seed else "")
+        what = f"{self.arch} {self.size} {self.recipe} {self.fault}"
+        return f"{what} {self.seed}" if self.seed else what
 
 
 def cases(count: int) -> list[Case]:
-    """``count`` cases, natural ones first, architectures and faults in turn."""
+    """``count`` cases, natural ones first, models and faults in turn."""
     natural = [
-        Case(arch, recipe)
+        Case(arch, size, recipe)
         for recipe in ("int4-tensor", "int4-channel-token", "nvfp4")
+        for size in SIZES
         for arch in ARCHS
     ]
     planted = [
-        Case(arch, recipe, fault, seed)
+        Case(arch, size, recipe, fault, seed)
         for seed in range(1, 1 + count)
         for recipe, fault in (
             ("nvfp4", "3 bits"),
@@ -62,6 +67,7 @@ def cases(count: int) -> list[Case]:
             ("int4-channel-token", "3 bits"),
             ("nvfp4", "outlier"),
         )
+        for size in SIZES
         for arch in ARCHS
     ]
     return [*natural, *planted][:count]
@@ -78,13 +84,14 @@ def keep_trained(folder: Path) -> None:
 
 
 @cache
-def trained(arch: str, steps: int) -> Workbench:
+def trained(arch: str, size: str, steps: int) -> Workbench:
     """A model of ten blocks after a short training on generated scans."""
+    patch, options = SIZES[size]
     config = TrainConfig(
         arch=arch,
-        size="tiny",
-        patch=8,
-        model=(("depth", 10),),
+        size=size,
+        patch=patch,
+        model=tuple(options.items()),
         data_options=(("patients", 84), ("channels", 1)),
         validation=16,
         test=4,
@@ -98,7 +105,7 @@ def trained(arch: str, steps: int) -> Workbench:
         warmup=min(20, steps // 2),
     )
     bench = prepare(config)
-    path = None if _folder is None else _folder / f"{arch}-{steps}.pt"
+    path = None if _folder is None else _folder / f"{arch}-{size}-{steps}.pt"
     if path is not None and path.is_file():
         bench.model.load_state_dict(torch.load(path, weights_only=True))
     else:
@@ -130,7 +137,7 @@ def _train(bench: Workbench, steps: int) -> None:
 
 def subject(case: Case, steps: int) -> Subject:
     """The case's model under its recipe, all layers quantized, with its fault."""
-    bench = copy.copy(trained(case.arch, steps))
+    bench = copy.copy(trained(case.arch, case.size, steps))
     bench.model = copy.deepcopy(bench.model)
     random = Random(f"{case}")  # noqa: S311
     if case.fault == "outlier":

@@ -36,6 +36,21 @@ class Score(Protocol):
         """Scores ``[draws]`` of sums ``[draws, ...]``, masked where undefined."""
 
 
+@runtime_checkable
+class SlopedScore(Score, Protocol):
+    """A score that tells what a small change of outputs does to it.
+
+    A search for the layers that cost most screens them with it, far better than with the loss.
+    """
+
+    def gains(self, output: Tensor, batch: Any, totals: Floats) -> Tensor:
+        """One number a sample ``[samples]``, differentiable.
+
+        Added up over a set of samples whose statistics add up to ``totals`` they have the score's
+        own derivative by the outputs, or that of something smooth near it.
+        """
+
+
 class Continuation(Protocol):
     """A training that can be gone on with from the weights under analysis.
 

@@ -13,9 +13,9 @@ from qprobe.analyzers.base import Subject
 from qprobe.engine.data import Batch
 from qprobe.engine.evaluation import targets
 from qprobe.engine.losses import bce_tversky_per_image
-from qprobe.engine.metrics.prediction import logit_histograms
+from qprobe.engine.metrics.prediction import BINS_A_LOGIT, logit_bins, logit_histograms
 from qprobe.engine.workbench import Workbench
-from qprobe.inference import average_precision_of_histograms
+from qprobe.inference import average_precision_of_histograms, average_precision_slopes
 from qprobe.quant import convert
 from qprobe.quant.catalogue import recipe as named
 
@@ -28,17 +28,33 @@ class PooledAuprc:
 
     def of(self, output: Tensor, batch: Batch) -> NDArray[np.float64]:
         """Logit histograms of every class, background left out: ``[samples, classes, 2, bins]``."""
-        logits = output.detach().float()
-        target = targets(logits, batch.mask.to(logits.device))
-        first = 1 if logits.shape[1] > 1 else 0
-        channels = [slice(at, at + 1) for at in range(first, logits.shape[1])]
-        found = [logit_histograms(logits[:, one], target[:, one]) for one in channels]
+        logits, target = _judged(output.detach(), batch)
+        found = [logit_histograms(logits[:, c], target[:, c]) for c in range(logits.shape[1])]
         return torch.stack(found, dim=1).cpu().numpy().astype(np.float64)
 
     def reduce(self, totals: NDArray[np.float64]) -> ArrayLike:
         """The mean over the classes that have a positive, masked where none has."""
         mean: ArrayLike = average_precision_of_histograms(totals).mean(-1)
         return mean
+
+    def gains(self, output: Tensor, batch: Batch, totals: NDArray[np.float64]) -> Tensor:
+        """Every logit times what average precision gains for it, the mean over the classes."""
+        logits, target = _judged(output, batch)
+        found = average_precision_slopes(totals) * BINS_A_LOGIT  # [classes, 2, bins]
+        found /= max(1, int((totals[:, 1].sum(-1) > 0).sum()))
+        slopes = torch.from_numpy(found).to(logits)
+        of_class = torch.arange(logits.shape[1], device=logits.device)
+        of_class = of_class.view(-1, *[1] * (logits.dim() - 2))
+        slope = slopes[of_class, (target > 0.5).long(), logit_bins(logits.detach())]
+        return (slope * logits).flatten(1).sum(1)
+
+
+def _judged(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits and targets ``[samples, classes, ...]`` in float32, background left out."""
+    logits = output.float()
+    target = targets(logits, batch.mask.to(logits.device))
+    first = 1 if logits.shape[1] > 1 else 0
+    return logits[:, first:], target[:, first:]
 
 
 def subject_of(

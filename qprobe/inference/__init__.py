@@ -15,6 +15,7 @@ from qprobe.inference.precision_recall import (
     average_precision,
     average_precision_bounds,
     average_precision_of_histograms,
+    average_precision_slopes,
     precision_recall,
 )
 from qprobe.inference.rank import kendall_tau
@@ -28,6 +29,7 @@ __all__ = [
     "average_precision",
     "average_precision_bounds",
     "average_precision_of_histograms",
+    "average_precision_slopes",
     "bootstrap",
     "cohens_d",
     "hedges_g",

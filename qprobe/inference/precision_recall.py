@@ -7,6 +7,7 @@ weighted sum.
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter1d
 from scipy.special import digamma
 
 from qprobe.errors import InputError
@@ -82,6 +83,34 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     harmonic = _harmonic(start + 1, positives)
     added = (positives + (hits - start) * harmonic) / stretch
     return _per_positive(added.sum(-1), positives.sum(-1))
+
+
+def average_precision_slopes(histograms: ArrayLike, smooth: float = 4.0) -> Floats:
+    """What average precision gains for each bin by which one score rises, to first order.
+
+    ``histograms`` as above; so is the result, for a negative and for a positive in each bin. With
+    densities n and p of negatives and positives, N and P their numbers at a score or above::
+
+        AP = 1/P(−∞) ∫ p P/(P + N)        w = P / (P(−∞) (P + N)²)
+        a positive gains w·n, a negative −w·p
+
+    since a score that rises passes scores of the other kind alone. Densities are the counts,
+    smoothed by a Gaussian of ``smooth`` bins. Zero where there is no positive. If all rise by the
+    same, nothing changes: the gains of all scores add up to zero.
+
+    >>> gains = average_precision_slopes([[1, 0, 1, 0], [0, 1, 0, 1]], smooth=0)
+    >>> gains.round(4).tolist()
+    [[-0.0, -0.12, -0.0, -1.0], [0.0816, 0.0, 0.2222, 0.0]]
+    """
+    counts = np.asarray(histograms, dtype=np.float64)
+    if smooth > 0:
+        counts = gaussian_filter1d(counts, smooth, axis=-1)
+    # Half of a bin's own are at its scores or above.
+    above = np.flip(np.flip(counts, -1).cumsum(-1), -1) - counts / 2
+    hits, all_ = above[..., 1, :], above.sum(-2)
+    positives = counts[..., 1, :].sum(-1, keepdims=True)
+    weight = np.divide(hits, positives * all_**2, out=np.zeros_like(hits), where=hits > 0)
+    return np.stack([-weight * counts[..., 1, :], weight * counts[..., 0, :]], axis=-2)
 
 
 def _harmonic(first: Floats, count: Floats) -> Floats:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from qprobe.analyzers.base import Score
+from qprobe.analyzers.base import Score, SlopedScore
 from qprobe.engine import evaluate
 from qprobe.engine.subject import PooledAuprc, subject_of
 from qprobe.engine.workbench import prepare
@@ -71,3 +71,39 @@ def test_a_set_without_any_positive_is_masked():
     totals = np.ones((3, 1, 2, 1024))
     totals[1, :, 1] = 0
     assert np.ma.getmaskarray(PooledAuprc().reduce(totals)).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_gains_are_the_slope_of_the_score(classes):
+    """Against the score of logits moved a little, both ways, along something that matters."""
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, max(2, classes), (6, 64, 64), generator=random)
+    hot = torch.nn.functional.one_hot(truth, max(2, classes)).movedim(-1, 1).float()
+    hot = hot[:, 1:] if classes == 1 else hot
+    noise = torch.randn(2, 6, classes, 64, 64, generator=random)
+    logits = (2 * hot + noise[0]).requires_grad_()
+    direction = 0.5 * hot + noise[1] * logits.detach().sin()
+    batch = type("Batch", (), {"mask": hot if classes == 1 else truth})()
+    score = PooledAuprc()
+    assert isinstance(score, SlopedScore)
+    totals = score.of(logits, batch).sum(0)
+    gains = score.gains(logits, batch, totals)
+    assert gains.shape == (6,)
+    gains.sum().backward()
+    predicted = float((logits.grad * direction).sum())
+    few = 0.1
+    up, down = (
+        float(score.reduce(score.of(logits + sign * few * direction, batch).sum(0)[None])[0])
+        for sign in (1, -1)
+    )
+    assert predicted == pytest.approx((up - down) / (2 * few), rel=0.05)
+
+
+def test_gains_of_a_class_that_nobody_has_are_none():
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    batch = type("Batch", (), {"mask": torch.randint(0, 2, (2, 8, 8))})()
+    score = PooledAuprc()
+    score.gains(logits, batch, score.of(logits, batch).sum(0)).sum().backward()
+    assert logits.grad[:, 1].abs().sum() > 0
+    assert not logits.grad[:, 2].any()
+    assert not logits.grad[:, 0].any()  # the background is not judged

@@ -7,6 +7,7 @@ from qprobe.inference.precision_recall import (
     average_precision,
     average_precision_bounds,
     average_precision_of_histograms,
+    average_precision_slopes,
     precision_recall,
 )
 
@@ -155,3 +156,53 @@ def test_curve_is_scikit_learns_of_the_bins():
 def test_what_has_no_value_is_refused(call, said):
     with pytest.raises(InputError, match=said):
         call()
+
+
+def two_bells(bins: int = 256) -> np.ndarray:
+    """Many negatives around 0 and few positives around 1.5, as expected counts from −4 to 6."""
+    at = np.linspace(-4, 6, bins)
+    negatives, positives = np.exp(-(at**2) / 2), np.exp(-((at - 1.5) ** 2) / 2)
+    return np.stack([4e6 * negatives / negatives.sum(), 1e6 * positives / positives.sum()])
+
+
+def test_slopes_say_what_moving_a_few_scores_by_a_bin_does():
+    counts = two_bells()
+    slopes = average_precision_slopes(counts, smooth=0)
+    few = 10.0  # of up to 16,000 in a bin
+    for side in (0, 1):
+        for at in (80, 120, 150, 200):
+            changes = []
+            for start, stop in ((at, at + 1), (at - 1, at)):
+                moved = counts.copy()
+                moved[side, start] -= few
+                moved[side, stop] += few
+                change = average_precision_of_histograms(moved)
+                changes.append(float(change - average_precision_of_histograms(counts)))
+            expected = few * slopes[side, at]
+            assert np.mean(changes) == pytest.approx(expected, rel=0.01), (side, at)
+
+
+def test_slopes_say_what_moving_all_positives_does():
+    counts = two_bells()
+    up, down = counts.copy(), counts.copy()
+    up[1], down[1] = np.roll(counts[1], 1), np.roll(counts[1], -1)
+    gained = average_precision_of_histograms(up) - average_precision_of_histograms(down)
+    predicted = (average_precision_slopes(counts, smooth=0)[1] * counts[1]).sum()
+    assert predicted == pytest.approx(float(gained) / 2, rel=1e-3)
+
+
+def test_nothing_is_gained_where_all_scores_rise_or_there_is_nothing_to_find():
+    counts = np.stack([two_bells(), [two_bells()[0], np.zeros(256)]])
+    slopes = average_precision_slopes(counts, smooth=0)
+    assert (slopes[0] * counts[0]).sum() == pytest.approx(0, abs=1e-9)
+    assert not slopes[1].any()
+
+
+def test_smoothed_slopes_of_a_sample_are_near_those_of_its_densities():
+    counts = two_bells() / 1000
+    drawn = np.random.default_rng(0).poisson(counts)
+    truth = average_precision_slopes(counts, smooth=0) * counts
+    rough, smooth = (
+        np.abs(average_precision_slopes(drawn, smooth=s) * counts - truth).sum() for s in (0, 4)
+    )
+    assert smooth < min(0.1 * np.abs(truth).sum(), 0.5 * rough)

@@ -137,7 +137,16 @@ class Evaluation:
 
     def score(self, judged: Judged, batches: int) -> float | None:
         """The score of the first ``batches`` alone; None where they leave it undefined."""
-        total = judged.statistics(batches).sum(0, keepdims=True)
+        return self._reduced(judged.statistics(batches).sum(0, keepdims=True))
+
+    def score_of_all(self, judged: Judged, batches: int) -> float | None:
+        """The score where the first ``batches`` are a variant's and the rest is the base's."""
+        known = [judged.statistics(batches)]
+        if batches < len(self.sizes):
+            known.append(np.concatenate(self.base.parts[batches:]))
+        return self._reduced(np.concatenate(known).sum(0, keepdims=True))
+
+    def _reduced(self, total: Floats) -> float | None:
         found = np.ma.masked_array(self.subject.score.reduce(total), dtype=np.float64)
         return None if np.ma.getmaskarray(found).any() else float(found[0])
 

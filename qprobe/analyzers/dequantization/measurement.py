@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from qprobe.analyzers.base import Subject
+from qprobe.analyzers.base import SlopedScore, Subject
 from qprobe.analyzers.dequantization.clock import Clock
 from qprobe.analyzers.dequantization.emit import Measured, interval, record
 from qprobe.analyzers.dequantization.evaluation import Bounds, Evaluation, Judged
@@ -44,6 +44,8 @@ class Measurement:
         #: The score of the model in high precision and as it is; known after :meth:`verified_base`.
         self.high: Replicates
         self.quantized: Replicates
+        #: Whether screen values are what the score gains, and not of the loss.
+        self.sloped = isinstance(subject.score, SlopedScore)
         #: Screen values by layer.
         self.screen: dict[str, float] = dict(known.values("screen"))
         #: Recoveries on all batches by layer.

@@ -1,9 +1,11 @@
 """The layers that recover most, without measuring all of them.
 
-Layers are taken in the order of their screen values, three times as many as are asked for. All see
-the first quarter of the batches, three quarters of them the second, half of them the third, a few
-more than asked for the rest: at each look those with the lowest score leave. The other layers
-follow in smaller lots. After each lot the race ends when the ``top``-th exact lower
+Layers are taken in the order of their screen values: three times as many as are asked for, or two
+times where screen values are gains of the score, which order better. All see the first quarter of
+the batches, fewer the second and the third, a few more than asked for the last: at each look those
+leave of whom least is expected. Of gains, that is the score with what was seen put in place of the
+base's, and the screen's share of the gain for what was not seen yet; else the score of what was
+seen. The other layers follow in smaller lots. After each lot the race ends when the ``top``-th exact lower
 limit exceeds what the next layer can be expected to reach: its screen value times the 95th
 percentile of recovery/screen so far. That bound is a heuristic, as is leaving by rank; the report
 says how well the screen agreed with the truth.
@@ -22,9 +24,11 @@ from qprobe.inference import Interval, Replicates
 
 #: Shares of the batches after which a race looks who leaves.
 SHARES = (0.25, 0.5, 0.75)
-#: Layers that run at first and after each look, in units of ``top``: wide, since the screen orders
-#: roughly, and narrowing, since a quarter of the batches orders better than it.
-WIDTHS = (3.2, 2.4, 1.6, 1.2)
+#: Layers that run at first and after each look, in units of ``top``: wide, since the screen of a
+#: loss orders roughly, and narrowing, since a quarter of the batches orders better than it.
+OF_A_LOSS = (3.2, 2.4, 1.6, 1.2)
+#: The same where the screen is of the score: nearly all that matter are among the first ten.
+OF_GAINS = (2.0, 1.8, 1.6, 1.4)
 #: How far above the screen a layer may be: this quantile of what was seen.
 QUANTILE = 0.95
 
@@ -51,20 +55,23 @@ class Race:
     affords: Callable[[int], bool]
     #: Recoveries on all batches.
     finished: dict[str, Interval] = field(default_factory=dict)
-    #: Recoveries of those who left, on the batches that they had seen.
+    #: Screen values by layer.
+    screen: Mapping[str, float] = field(default_factory=dict)
+    #: Whether those are what the score gains.
+    gains: bool = False
+    #: What those who left were expected to recover.
     left: dict[str, float] = field(default_factory=dict)
     _seen: dict[str, Judged] = field(default_factory=dict)
     _base: Replicates | None = None
 
-    def run(
-        self, order: Sequence[str], screen: Mapping[str, float], variants: Mapping[str, Variant]
-    ) -> Stop:
+    def run(self, order: Sequence[str], variants: Mapping[str, Variant]) -> Stop:
         """Race the layers in ``order``; those already ``finished`` are not run again."""
         waiting = [path for path in order if path not in self.finished]
-        widths = [math.ceil(self.top * width) for width in WIDTHS[-1 - len(self._looks()) :]]
+        shares = (OF_GAINS if self.gains else OF_A_LOSS)[-1 - len(self._looks()) :]
+        widths = [math.ceil(self.top * share) for share in shares]
         lot = widths[0]
         while waiting:
-            if self._decided(waiting, screen):
+            if self._decided(waiting):
                 return Stop.DECIDED
             if self._seen and not self.affords(min(lot, len(waiting))):
                 return Stop.BUDGET
@@ -105,29 +112,41 @@ class Race:
         self.evaluation.evaluate({path: variants[path] for path in running}, self._seen, stop)
 
     def _remaining(self, running: list[str], stop: int, stay: int) -> list[str]:
-        """Who is among the best ``stay`` on the batches seen by all."""
-        scores = {
-            path: self.evaluation.score(judged, stop)
+        """Who is among the ``stay`` of whom most is expected, of all who saw as much."""
+        seen = [
+            path
             for path, judged in self._seen.items()
             if judged.batches >= stop and path not in self.left
-        }
-        base = self.evaluation.score(self.evaluation.base, stop)
-        defined = {path: score for path, score in scores.items() if score is not None}
-        if base is None or len(defined) < len(scores):
+        ]
+        expected = {path: self._expected(path, stop) for path in seen}
+        defined = {path: gain for path, gain in expected.items() if gain is not None}
+        if len(defined) < len(expected):
             return running  # too little was seen for a score
         ranked = sorted(defined, key=lambda path: -defined[path])
         losers = set(ranked[stay:]) & set(running)
-        self.left |= {path: defined[path] - base for path in sorted(losers)}
+        self.left |= {path: defined[path] for path in sorted(losers)}
         return [path for path in running if path not in losers]
 
-    def _decided(self, waiting: Sequence[str], screen: Mapping[str, float]) -> bool:
-        best = self.best()
+    def _expected(self, path: str, stop: int) -> float | None:
+        """The recovery that the first ``stop`` batches speak for; None where it is undefined."""
+        judged, evaluation = self._seen[path], self.evaluation
+        if not self.gains or path not in self.screen:
+            score, base = (evaluation.score(one, stop) for one in (judged, evaluation.base))
+            return None if score is None or base is None else score - base
+        everything = len(evaluation.sizes)
+        score = evaluation.score_of_all(judged, stop)
+        base = evaluation.score(evaluation.base, everything)
+        unseen = sum(evaluation.sizes[stop:]) / sum(evaluation.sizes)
+        return None if score is None or base is None else score - base + unseen * self.screen[path]
+
+    def _decided(self, waiting: Sequence[str]) -> bool:
+        best, screen = self.best(), self.screen
         following = next((path for path in waiting if path in screen), None)
         if len(best) < self.top or following is None or waiting[0] not in screen:
             return False
         seen = {**self.left, **{path: one.estimate for path, one in self.finished.items()}}
-        ratios = [seen[path] / screen[path] for path in seen if screen.get(path)]
+        ratios = [seen[path] / screen[path] for path in seen if screen.get(path, 0.0) > 0]
         if not ratios:
             return False
-        expected = screen[following] * max(0.0, float(np.quantile(ratios, QUANTILE)))
+        expected = max(0.0, screen[following]) * max(0.0, float(np.quantile(ratios, QUANTILE)))
         return self.finished[best[-1]].low > expected

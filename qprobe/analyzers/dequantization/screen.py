@@ -10,6 +10,10 @@ The product of both errors is of second order and left out. Per operand and for 
     signed  s = mean_n ⟨g_n, Δy_n⟩       the change of the loss; cancels near a minimum
     fisher  f = mean_n ½⟨g_n, Δy_n⟩²     does not cancel; of second order in the error
 
+Where the score tells its slope (:class:`~qprobe.analyzers.base.SlopedScore`), that takes the place
+of the loss, with its sign turned: −s of all samples is then what the score itself gains, and orders
+layers far better than ``|s| + f`` of a loss.
+
 The layers' backward pass is the chain rule through the quantized product, dx = opᵀ(g, w_q), so
 ``⟨g, op(x − x_q, w_q)⟩ = ⟨dx, x − x_q⟩`` costs no product of its own; x_w costs one. Gradients of
 weights are not computed.
@@ -48,6 +52,11 @@ class Screened:
     def value(self) -> float:
         """``|s| + f``, by which layers are ordered."""
         return abs(signed(self.total)) + fisher(self.total)
+
+    @property
+    def gain(self) -> float:
+        """``−s``: what a sample's share of the score gains, where the loss is a score's slope."""
+        return -signed(self.total)
 
 
 def signed(products: Floats) -> float:
@@ -236,11 +245,12 @@ class _Watcher:
     @torch.no_grad()
     def _add(self, operand: str, gradient: Tensor, change: Tensor) -> None:
         """One inner product a sample; samples lead, and may be folded with windows or tokens."""
-        both = gradient.double() * change.double()
+        # PyTorch's sum is pairwise: float32 is enough, and float64 was half the time of a screen.
+        both = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) * change
         if both.shape[0] % self.samples == 0:
-            found = both.reshape(self.samples, -1).sum(1)
+            found = both.reshape(self.samples, -1).sum(1).double()
         else:  # no axis of samples that could be told: everyone has an equal share
-            found = (both.sum() / self.samples).expand(self.samples).clone()
+            found = (both.double().sum() / self.samples).expand(self.samples).clone()
         if operand in self._found:
             found = found + self._found[operand]
         self._found[operand] = found

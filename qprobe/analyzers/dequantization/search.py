@@ -27,9 +27,9 @@ class Search:
     #: Passes a layer that base, screen and race together may take; more lots are started only
     #: within it.
     budget: float = 0.25
-    #: Share of the samples (of the batches, where these stay as they come) that are screened; what
-    #: is left of the first-order error does not shrink with more.
-    screened: float = 1 / 12
+    #: Share of the batches that are screened, evenly spread (of the first one's samples where these
+    #: are enough); a sixth of it where the score does not tell its slope, so that the loss is taken.
+    screened: float = 1 / 2
     #: Whether the operands of the best layers are put back one at a time.
     operands: bool = True
     #: Random layers that are measured to learn how far the screen can be trusted; 0 for none.

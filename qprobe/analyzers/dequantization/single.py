@@ -1,12 +1,14 @@
 """Stages that change one layer at a time."""
 
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from qprobe.analyzers.base import SlopedScore, Subject
 from qprobe.analyzers.dequantization.emit import interval, record
 from qprobe.analyzers.dequantization.evaluation import Evaluation, Judged
 from qprobe.analyzers.dequantization.layers import OPERANDS, only, without_operand
@@ -21,6 +23,9 @@ from qprobe.records.schema import Record, Role
 ROLES = {"x": str(Role.INPUT), "w": str(Role.WEIGHT), "both": ""}
 #: So many samples are screened at least, where a batch can be divided.
 SCREENED = 16
+#: Of what is screened where the score tells its slope, a loss gets so much: it orders no better
+#: from more.
+OF_A_LOSS = 1 / 6
 #: Fewer items than this have no rank correlation with an interval.
 RANKED = 5
 
@@ -30,28 +35,44 @@ def screening(m: Measurement) -> Iterator[Record]:
     if set(m.screen) >= set(m.layers):
         return
     with m.clock.part("screen"):
-        found = screen(m.subject, m.layers, _screened(m))
+        found = screen(_sloped(m), m.layers, _screened(m))
+    samples = sum(m.evaluation.sizes)
     for path in m.layers:
         if path not in found:
             yield record(path, "screen.missing", 1.0)
             continue
         one = found[path]
-        m.screen[path] = one.value
-        yield record(path, "screen", one.value)
+        m.screen[path] = samples * one.gain if m.sloped else one.value
+        yield record(path, "screen", m.screen[path])
         yield record(path, "screen.samples", len(one.total))
         for operand, products in {**one.products, "both": one.total}.items():
+            if m.sloped:
+                gain = -samples * signed(products)
+                yield record(path, "screen.gain", gain, ROLES[operand])
+                continue
             yield record(path, "screen.signed", signed(products), ROLES[operand])
             yield record(path, "screen.fisher", fisher(products), ROLES[operand])
 
 
+def _sloped(m: Measurement) -> Subject:
+    """The subject, with its score for its loss where that tells its slope."""
+    score, totals = m.subject.score, m.evaluation.base.statistics().sum(0)
+    if not isinstance(score, SlopedScore):
+        return m.subject
+    return replace(m.subject, loss=lambda output, batch: -score.gains(output, batch, totals))
+
+
 def _screened(m: Measurement) -> Iterator[Any]:
-    """The batches to screen: a share of them, or of the first where that is enough samples."""
-    total, sizes, first = sum(m.evaluation.sizes), m.evaluation.sizes, m.subject.first
-    wanted = max(SCREENED, round(m.search.screened * total))
+    """A share of the batches, evenly spread, or of the first one where that is enough samples."""
+    sizes, first = m.evaluation.sizes, m.subject.first
+    share = m.search.screened if m.sloped else m.search.screened * OF_A_LOSS
+    wanted = max(SCREENED, round(share * sum(sizes)))
     if first is not None and wanted <= sizes[0]:
         yield first(next(iter(m.subject.batches())), wanted)
         return
-    yield from islice(m.subject.batches(), max(1, round(m.search.screened * len(sizes))))
+    count = max(1, round(share * len(sizes)))
+    chosen = {(n + 1) * len(sizes) // count - 1 for n in range(count)}
+    yield from (batch for n, batch in enumerate(m.subject.batches()) if n in chosen)
 
 
 def screen_order(m: Measurement) -> list[str]:
@@ -65,12 +86,11 @@ def recoveries(m: Measurement) -> Iterator[Record]:
     if m.search.mode is Mode.EXHAUSTIVE:
         yield from _all(m)
         return
-    race = Race(m.evaluation, m.search.top, lambda lot: _affords(m, lot), dict(m.recovered))
+    affords = partial(_affords, m)
+    race = Race(m.evaluation, m.search.top, affords, dict(m.recovered), m.screen, m.sloped)
     with m.clock.part("race"):
-        stop = race.run(screen_order(m), m.screen, {p: m.variant([p]) for p in m.layers})
+        stop = race.run(screen_order(m), {path: m.variant([path]) for path in m.layers})
     yield record("", f"stopped.{stop}", 1.0)
-    for path, gain in race.left.items():
-        yield record(path, "partial", gain)
     for path, found in race.finished.items():
         if path not in m.recovered:
             yield from interval(path, "recovery", found)

@@ -11,6 +11,12 @@ from qprobe.engine.metrics.overlap import check_shapes
 
 BINS = 1024
 LIMIT = 16.0
+BINS_A_LOGIT = BINS / (2 * LIMIT)
+
+
+def logit_bins(logits: Tensor) -> Tensor:
+    """The bin of each logit."""
+    return ((logits.float() + LIMIT) * BINS_A_LOGIT).clamp(0, BINS - 1).long()
 
 
 def logit_histograms(logits: Tensor, target: Tensor) -> Tensor:
@@ -25,8 +31,7 @@ def logit_histograms(logits: Tensor, target: Tensor) -> Tensor:
     """
     check_shapes(logits, target)
     batch = len(logits)
-    at = (logits.flatten(1).float() + LIMIT) * (BINS / (2 * LIMIT))
-    at = at.clamp(0, BINS - 1).long()
+    at = logit_bins(logits.flatten(1))
     side = (target > 0.5).flatten(1).long()
     image = torch.arange(batch, device=logits.device)[:, None]
     flat = ((2 * image + side) * BINS + at).flatten()

@@ -33,6 +33,10 @@ class Table:
     def score(self, judged: Judged, batches: int) -> float | None:
         return float(judged.statistics(batches)[:, 0].mean())
 
+    def score_of_all(self, judged: Judged, batches: int) -> float:
+        seen, rest = judged.statistics(batches), self.base.parts[batches:]
+        return float(np.concatenate([seen, *rest])[:, 0].mean())
+
     def replicates(self, judged: Judged, batches: int | None = None, draws: int = 0):
         resampling = Resampling(generator=np.random.default_rng(0), draws=draws or 400)
         return replicate(
@@ -46,9 +50,9 @@ class Table:
 
 def race(values: dict[str, float], screen: dict[str, float], **more):
     table = Table(values, more.pop("noise", 0.1))
-    runner = Race(table, 2, more.pop("affords", lambda lot: True))
+    runner = Race(table, 2, more.pop("affords", lambda lot: True), screen=screen, **more)
     order = sorted(values, key=lambda name: -screen.get(name, np.inf))
-    return runner, runner.run(order, screen, dict.fromkeys(values)), table
+    return runner, runner.run(order, dict.fromkeys(values)), table
 
 
 LAYERS = {f"l{n}": value for n, value in enumerate([5.0, 4.0, *[0.1 * n for n in range(18)]])}
@@ -110,7 +114,23 @@ def test_a_score_that_the_first_batches_leave_undefined_sends_nobody_home(monkey
 def test_what_is_finished_is_not_run_again():
     runner, _, _ = race(LAYERS, LAYERS)
     table = Table(LAYERS, 0.1)
-    again = Race(table, 2, lambda lot: True, dict(runner.finished))
-    again.run(sorted(LAYERS, key=lambda name: -LAYERS[name]), LAYERS, dict.fromkeys(LAYERS))
+    again = Race(table, 2, lambda lot: True, dict(runner.finished), screen=LAYERS)
+    again.run(sorted(LAYERS, key=lambda name: -LAYERS[name]), dict.fromkeys(LAYERS))
     assert again.best() == ["l0", "l1"]
     assert table.seen == 0
+
+
+def test_what_is_not_seen_yet_is_expected_to_gain_what_the_screen_says():
+    """By what was seen ``b`` is second best, and ``d`` the last."""
+    values = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0}
+    screen = {"a": 0.0, "b": -6.5, "c": 0.0, "d": 9.0}
+    runner, _, _ = race(values, screen, noise=0.0, gains=True)
+    assert set(runner.finished) == {"a", "c", "d"}
+    # All four run until three quarters are seen.
+    assert runner.left == {"b": pytest.approx(0.75 * 2.0 + 0.25 * -6.5)}
+
+
+def test_a_gain_that_the_screen_does_not_know_is_what_was_seen():
+    screen = {name: value for name, value in LAYERS.items() if name != "l1"}
+    runner, _, _ = race(LAYERS, screen, gains=True)
+    assert runner.best() == ["l0", "l1"]
