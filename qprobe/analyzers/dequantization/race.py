@@ -5,10 +5,10 @@ times where screen values are gains of the score, which order better. All see th
 the batches, fewer the second and the third, a few more than asked for the last: at each look those
 leave of whom least is expected. Of gains, that is the score with what was seen put in place of the
 base's, and the screen's share of the gain for what was not seen yet; else the score of what was
-seen. The other layers follow in smaller lots. After each lot the race ends when the ``top``-th exact lower
-limit exceeds what the next layer can be expected to reach: its screen value times the 95th
-percentile of recovery/screen so far. That bound is a heuristic, as is leaving by rank; the report
-says how well the screen agreed with the truth.
+seen. The other layers follow in smaller lots. After each lot the race ends when the ``top``-th
+exact lower limit exceeds what the next layer can be expected to reach: its screen value times the
+95th percentile of recovery/screen so far. That bound is a heuristic, as is leaving by rank; the
+report says how well the screen agreed with the truth.
 """
 
 import math

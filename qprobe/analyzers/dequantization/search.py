@@ -28,7 +28,7 @@ class Search:
     #: within it.
     budget: float = 0.25
     #: Share of the batches that are screened, evenly spread (of the first one's samples where these
-    #: are enough); a sixth of it where the score does not tell its slope, so that the loss is taken.
+    #: are enough); a sixth of it where the score tells no slope and the loss is taken.
     screened: float = 1 / 2
     #: Whether the operands of the best layers are put back one at a time.
     operands: bool = True
