@@ -1,6 +1,7 @@
 """A linear model whose recoveries follow by hand, and the slow way for everything else."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,37 @@ def test_the_finding_names_the_layer_and_its_weight(parallel):
     assert len(named) == 1
     assert "100% of what is lost, nearly all of it by its weight alone" in named[0].claim
     assert not [one for one in found if one.sites == ("fine",)]
+
+
+class MeanOutput:
+    """A score that is linear in the output, so that its slope tells all."""
+
+    name = "mean_output"
+
+    def of(self, output: Tensor, batch) -> np.ndarray:
+        values = output.detach().double().flatten().numpy()
+        return np.stack([values, np.ones_like(values)], axis=1)
+
+    def reduce(self, totals: np.ndarray) -> np.ndarray:
+        return totals[:, 0] / totals[:, 1]
+
+    def gains(self, output: Tensor, batch, totals: np.ndarray) -> Tensor:
+        return output.flatten() / totals[1]
+
+
+@pytest.mark.parametrize(("share", "seen"), [(1.0, range(1, 7)), (0.5, range(4, 7))])
+def test_a_score_that_tells_its_slope_is_screened_with_it(parallel, share, seen):
+    """Of half the batches that is the second one, taken for all."""
+    one = replace(parallel, score=MeanOutput(), loss=lambda output, batch: 0 * output.flatten())
+    search = replace(BARE, screened=share)
+    found = Measured(Dequantization(search, DRAWS).measure(one))
+    screen = found.values("screen")
+    assert screen["coarse"] == pytest.approx(0.02 * np.mean(list(seen)), rel=1e-4)
+    assert screen["fine"] == pytest.approx(0.0, abs=1e-7)
+    assert found.value("screen.gain", "coarse", "weight") == pytest.approx(screen["coarse"])
+    assert found.value("screen.gain", "coarse", "input") == pytest.approx(0.0, abs=1e-7)
+    assert not found.values("screen.signed")
+    assert found.intervals("recovery")["coarse"].estimate == pytest.approx(0.07, rel=1e-4)
 
 
 def small(arch: str, name: str) -> Subject:
