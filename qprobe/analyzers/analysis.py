@@ -110,7 +110,8 @@ class Analysis:
                 left[name] = self._lacks(depths.made(name, self.request.depth, ())) or reason
         analyzers, stages = self._stages(asked, left)
         if not analyzers:
-            raise InputError(f"nothing is left to analyze: {_reasons(left)}.")
+            why = _reasons(left) or "no analyzer is registered, so install qprobe again"
+            raise InputError(f"nothing is left to analyze: {why}.")
         names = [*stages, *self._later()]
         self._names = names
         self.watcher.stages(names)

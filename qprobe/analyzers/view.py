@@ -222,17 +222,19 @@ def _rows(
             share=None if cost is None or lost is None else cost.estimate / lost.estimate,
             cause=_cause(told),
             ruled_out=tuple(_ruled_out(site, seen, by_site.get(site, []))),
-            found=_found(told, places.get(site), len(screened)),
+            found=_screened(measured, site, places) or (told[0].claim if told else ""),
             remedy=remedy,
             verified=verified,
         )
 
 
-def _found(findings: Sequence[Finding], place: int | None, of: int) -> str:
-    """What is known of a layer whose cost is not."""
-    if place is not None:
-        return f"screened {place} of {of}"
-    return findings[0].claim if findings else ""
+def _screened(measured: Measured, site: str, places: Mapping[str, int]) -> str:
+    """What is known of a layer that was only screened."""
+    if site not in places:
+        return ""
+    gain = measured.value("screen.gain", site)
+    expected = "" if gain is None else f", {'+' if gain > 0 else ''}{number(gain)} expected"
+    return f"screened {places[site]} of {len(places)}{expected}"
 
 
 def _ruled_out(

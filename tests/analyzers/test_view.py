@@ -53,6 +53,22 @@ def test_other_verdicts(records, says):
     assert says in view(ABOUT, records, []).verdict
 
 
+def test_layers_that_were_only_screened_come_in_its_order_with_what_it_expects():
+    """A loss orders and expects nothing; the score's own slope expects a gain of it."""
+    screen = [
+        Record("", 0, site, "", "dequantization", "screen", value)
+        for site, value in (("stem", -0.004), ("head", 0.09))
+    ]
+    gains = [replace(one, key="screen.gain") for one in screen]
+    of_weight = replace(gains[0], role="weight", value=0.7)
+    found = [(row.site, row.found) for row in view(ABOUT, [*scored(), *screen], []).rows]
+    assert found == [("head", "screened 1 of 2"), ("stem", "screened 2 of 2")]
+    records = [*scored(), *screen, *gains, of_weight]
+    assert [row.found for row in view(ABOUT, records, []).rows] == [
+        "screened 1 of 2, +0.090 expected", "screened 2 of 2, −0.004 expected",
+    ]  # fmt: skip
+
+
 def test_a_cause_that_is_not_known_comes_with_what_it_is_not():
     looked = [
         Record("", 0, "head", "input", "conformance", "n", 8.0),
