@@ -14,7 +14,8 @@ A pass is one evaluation of the model in high precision, CPU time of this thread
 model's cases; what a method sets up counts. A top five is the same when layers that differ can be
 matched so that each one's true recovery is inside the other's interval; strictly the same when none
 differ. Random states are fixed: only times change from run to run. With a store, trained models and
-the results of finished cases are kept there, and a run that was interrupted goes on.
+what each method said of each case are kept there: a run that was interrupted goes on, and a method
+that changed is asked again once its files are gone.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,14 +71,14 @@ def measured(one: Subject, search: Search, bounds: Bounds) -> Measured:
     return Measured(list(Dequantization(search, bounds).measure(one)))
 
 
-def evaluated(one: Subject) -> float:
-    """A plain evaluation of every layer restored, one after the other."""
+def evaluated(one: Subject) -> list[str]:
+    """A plain evaluation of every layer restored, one after the other: the truth, slowly."""
     with torch.no_grad():
         for path in quantized_layers(one.model):
             with restored(one.model, [path]):
                 for batch in one.batches():
                     one.score.of(one.forward(one.model, batch), batch)
-    return 0.0
+    return []
 
 
 def plain_pass(one: Subject) -> None:
@@ -160,73 +162,107 @@ def _exchangeable(one: Interval, other: Interval) -> bool:
     return not (one.excludes(other.estimate) or other.excludes(one.estimate))
 
 
-def methods(one: Subject) -> dict[str, Callable[[], list[str] | Measured | float]]:
-    """What is compared, by name; the truth comes first."""
-    draws = Bounds()
-    return {
-        "ours, exhaustive": lambda: measured(one, Search(mode=Mode.EXHAUSTIVE, **ALONE), draws),
-        "ours": lambda: measured(one, Search(**ALONE), draws),
-        "ours, screen only": lambda: measured(
-            one, Search(mode=Mode.SCREEN, screened=1.0, **ALONE), draws
-        ),
-        "restore and evaluate each (AIMET)": lambda: evaluated(one),
-        "divergence (ModelOpt)": lambda: best(divergence(one)),
-        "gradient (ModelOpt)": lambda: best(gradient(one)),
-    }
+EXHAUSTIVE = "ours, exhaustive"
+#: What is compared, by name. Each says which layers cost most, or measures.
+METHODS: Mapping[str, Callable[[Subject], list[str] | Measured]] = {
+    EXHAUSTIVE: lambda one: measured(one, Search(mode=Mode.EXHAUSTIVE, **ALONE), Bounds()),
+    "ours": lambda one: measured(one, Search(**ALONE), Bounds()),
+    "ours, screen only": lambda one: measured(
+        one, Search(mode=Mode.SCREEN, screened=1.0, **ALONE), Bounds()
+    ),
+    "restore and evaluate each (AIMET)": lambda one: evaluated(one),
+    "divergence (ModelOpt)": lambda one: best(divergence(one)),
+    "gradient (ModelOpt)": lambda one: best(gradient(one)),
+}
 
 
-def run(case: Case, steps: int, peers: bool) -> list[Result]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one method said of one case, and what it took."""
+
+    layers: int
+    #: CPU seconds, and of one pass on this case.
+    spent: float
+    one_pass: float
+    #: The five layers; none by a method that is only timed.
+    named: list[str]
+    #: Recoveries that were measured, and whether the model loses beyond its interval.
+    exact: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    loss: bool = False
+    #: Passes by part, as ours counts them.
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Bench:
+    """One case, made and timed only where a method has no stored answer."""
+
+    def __init__(self, case: Case, steps: int, store: Path | None) -> None:
+        self.case, self.steps, self.store = case, steps, store
+
+    @cached_property
+    def subject(self) -> Subject:
+        return subject(self.case, self.steps)
+
+    @cached_property
+    def unit(self) -> float:
+        """CPU seconds of one pass."""
+        plain_pass(self.subject)
+        return median(seconds(lambda: plain_pass(self.subject)) for _ in range(3))
+
+    def answer(self, method: str) -> Answer:
+        path = None
+        if self.store is not None:
+            path = self.store / f"{self.case} {self.steps} {method}.json".replace(" ", "-")
+            if path.is_file():
+                return Answer(**json.loads(path.read_text()))
+        found = self._ask(method)
+        if path is not None:
+            path.write_text(json.dumps(asdict(found)))
+        return found
+
+    def _ask(self, method: str) -> Answer:
+        one, unit, said = self.subject, self.unit, []
+        spent = seconds(lambda: said.append(METHODS[method](one)))
+        about = {"layers": len(quantized_layers(one.model)), "spent": spent, "one_pass": unit}
+        found = said[0]
+        if not isinstance(found, Measured):
+            return Answer(**about, named=found)
+        exact, gap = found.intervals("recovery"), found.interval("gap")
+        passes = [key for key in sorted(found.keys()) if key.startswith("passes.")]
+        return Answer(
+            **about,
+            named=largest(exact, TOP) if exact else best(found.values("screen")),
+            exact={path: asdict(interval) for path, interval in exact.items()},
+            loss=gap is not None and gap.low > 0,
+            parts={key.removeprefix("passes."): found.value(key) or 0.0 for key in passes},
+        )
+
+
+def run(bench: Bench, peers: bool) -> list[Result]:
     """All methods on one case; those of others only where asked."""
-    one = subject(case, steps)
-    layers = len(quantized_layers(one.model))
-    plain_pass(one)
-    unit = median(seconds(lambda: plain_pass(one)) for _ in range(3))
-    results: list[Result] = []
-    truth: Truth = {}
-    loss = False
-    for name, call in methods(one).items():
-        if not name.startswith("ours") and not peers:
+    first = bench.answer(EXHAUSTIVE)
+    truth = {path: Interval(**found) for path, found in first.exact.items()}
+    results = []
+    for method in METHODS:
+        if not method.startswith("ours") and not peers:
             continue
-        kept: list[object] = []
-        spent = seconds(lambda call=call, kept=kept: kept.append(call()))
-        answer = kept[0]
-        if isinstance(answer, Measured) and not truth:
-            truth = answer.intervals("recovery")
-            gap = answer.interval("gap")
-            loss = gap is not None and gap.low > 0
-        same, strictly = agree(_named(answer, truth), truth)
+        answer = bench.answer(method)
+        # The slow evaluation gives the truth itself.
+        same, strictly = agree(answer.named or first.named, truth)
         results.append(
             Result(
-                case=str(case),
-                method=name,
-                layers=layers,
-                spent=spent,
-                one_pass=unit,
+                case=str(bench.case),
+                method=method,
+                layers=answer.layers,
+                spent=answer.spent,
+                one_pass=answer.one_pass,
                 same=same,
                 strictly=strictly,
-                loss=loss,
-                parts=_parts(answer),
+                loss=first.loss,
+                parts=answer.parts,
             )
         )
     return results
-
-
-def _parts(answer: object) -> dict[str, float]:
-    if not isinstance(answer, Measured):
-        return {}
-    return {
-        key.removeprefix("passes."): value
-        for key, value in ((key, answer.value(key)) for key in sorted(answer.keys()))
-        if key.startswith("passes.") and value is not None
-    }
-
-
-def _named(answer: object, truth: Truth) -> list[str]:
-    """The five layers of an answer; the slow evaluation gives the truth itself."""
-    if isinstance(answer, Measured):
-        exact = answer.intervals("recovery")
-        return largest(exact, TOP) if exact else best(answer.values("screen"))
-    return answer if isinstance(answer, list) else largest(truth, TOP)
 
 
 def table(results: list[Result]) -> list[str]:
@@ -262,16 +298,6 @@ def table_of_parts(results: list[Result]) -> list[str]:
     return lines
 
 
-def stored(path: Path | None, make: Callable[[], list[Result]]) -> list[Result]:
-    """A finished case's results from the store, or made and put there."""
-    if path is not None and path.is_file():
-        return [Result(**row) for row in json.loads(path.read_text())]
-    results = make()
-    if path is not None:
-        path.write_text(json.dumps([asdict(one) for one in results]))
-    return results
-
-
 def asked(arguments: argparse.Namespace) -> Sequence[Case]:
     """The cases to run; those that are timed are the natural ones of two recipes."""
     if arguments.timing:
@@ -297,13 +323,8 @@ def main() -> None:
         store.mkdir(parents=True, exist_ok=True)
         keep_trained(store)
     for number, case in enumerate(chosen):
-        path = (
-            None
-            if store is None or arguments.timing
-            else store / f"{case} {steps}.json".replace(" ", "-")
-        )
-        peers = number < arguments.peers and not arguments.timing
-        results += stored(path, partial(run, case, steps, peers))
+        bench = Bench(case, steps, None if arguments.timing else store)
+        results += run(bench, peers=number < arguments.peers and not arguments.timing)
         if not arguments.json:
             print(f"{case}: {', '.join(_short(r) for r in results if r.case == str(case))}")
     if arguments.json:
