@@ -170,7 +170,7 @@ METHODS: Mapping[str, Callable[[Subject], list[str] | Measured]] = {
     "ours, screen only": lambda one: measured(
         one, Search(mode=Mode.SCREEN, screened=1.0, **ALONE), Bounds()
     ),
-    "restore and evaluate each (AIMET)": lambda one: evaluated(one),
+    "restore and evaluate each (AIMET)": evaluated,
     "divergence (ModelOpt)": lambda one: best(divergence(one)),
     "gradient (ModelOpt)": lambda one: best(gradient(one)),
 }
