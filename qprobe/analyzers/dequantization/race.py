@@ -1,14 +1,14 @@
 """The layers that recover most, without measuring all of them.
 
-Layers are taken in the order of their screen values: three times as many as are asked for, or two
-times where screen values are gains of the score, which order better. All see the first quarter of
-the batches, fewer the second and the third, a few more than asked for the last: at each look those
-leave of whom least is expected. Of gains, that is the score with what was seen put in place of the
-base's, and the screen's share of the gain for what was not seen yet; else the score of what was
-seen. The other layers follow in smaller lots. After each lot the race ends when the ``top``-th
-exact lower limit exceeds what the next layer can be expected to reach: its screen value times the
-95th percentile of recovery/screen so far. That bound is a heuristic, as is leaving by rank; the
-report says how well the screen agreed with the truth.
+Layers are taken in the order of their screen values: three times as many as are asked for, or a
+few less where screen values are gains of the score, which order better. All see the first quarter
+of the batches, fewer the second and the third, a few more than asked for the last: at each look
+those leave of whom least is expected. Of gains, that is the score with what was seen put in place
+of the base's, and the screen's share for what was not seen yet, where that is a gain; else the
+score of what was seen. The other layers follow in smaller lots. After each lot the race ends when
+the ``top``-th exact lower limit exceeds what any layer that waits can be expected to reach: its
+screen value times the 95th percentile of recovery/screen so far. That bound is a heuristic, as is
+leaving by rank; the report says how well the screen agreed with the truth.
 """
 
 import math
@@ -27,8 +27,8 @@ SHARES = (0.25, 0.5, 0.75)
 #: Layers that run at first and after each look, in units of ``top``: wide, since the screen of a
 #: loss orders roughly, and narrowing, since a quarter of the batches orders better than it.
 OF_A_LOSS = (3.2, 2.4, 1.6, 1.2)
-#: The same where the screen is of the score: nearly all that matter are among the first ten.
-OF_GAINS = (2.0, 1.8, 1.6, 1.4)
+#: The same where the screen is of the score: nearly all that matter are among the first twelve.
+OF_GAINS = (2.4, 2.0, 1.6, 1.4)
 #: How far above the screen a layer may be: this quantile of what was seen.
 QUANTILE = 0.95
 
@@ -136,17 +136,19 @@ class Race:
         everything = len(evaluation.sizes)
         score = evaluation.score_of_all(judged, stop)
         base = evaluation.score(evaluation.base, everything)
+        if score is None or base is None:
+            return None
         unseen = sum(evaluation.sizes[stop:]) / sum(evaluation.sizes)
-        return None if score is None or base is None else score - base + unseen * self.screen[path]
+        return score - base + unseen * max(0.0, self.screen[path])
 
     def _decided(self, waiting: Sequence[str]) -> bool:
         best, screen = self.best(), self.screen
-        following = next((path for path in waiting if path in screen), None)
-        if len(best) < self.top or following is None or waiting[0] not in screen:
+        if len(best) < self.top or any(path not in screen for path in waiting):
             return False
         seen = {**self.left, **{path: one.estimate for path, one in self.finished.items()}}
         ratios = [seen[path] / screen[path] for path in seen if screen.get(path, 0.0) > 0]
         if not ratios:
             return False
-        expected = max(0.0, screen[following]) * max(0.0, float(np.quantile(ratios, QUANTILE)))
+        largest = max(0.0, *(screen[path] for path in waiting))
+        expected = largest * max(0.0, float(np.quantile(ratios, QUANTILE)))
         return self.finished[best[-1]].low > expected

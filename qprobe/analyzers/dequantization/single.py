@@ -23,6 +23,8 @@ from qprobe.records.schema import Record, Role
 ROLES = {"x": str(Role.INPUT), "w": str(Role.WEIGHT), "both": ""}
 #: So many samples are screened at least, where a batch can be divided.
 SCREENED = 16
+#: One of so many layers is taken by the magnitude of its gain.
+BY_SIZE = 4
 #: Of what is screened where the score tells its slope, a loss gets so much: it orders no better
 #: from more.
 OF_A_LOSS = 1 / 6
@@ -76,9 +78,21 @@ def _screened(m: Measurement) -> Iterator[Any]:
 
 
 def screen_order(m: Measurement) -> list[str]:
-    """Layers by falling screen value; those without one first, since nothing is known of them."""
+    """Layers by falling screen value; those without one first, since nothing is known of them.
+
+    Of gains every fourth is taken by its magnitude: where much changes, first order may have the
+    wrong sign, and the layer that costs most would come last.
+    """
     unknown = [path for path in m.layers if path not in m.screen]
-    return unknown + sorted(m.screen, key=lambda path: -m.screen[path])
+    by_value = sorted(m.screen, key=lambda path: -m.screen[path])
+    if not m.sloped:
+        return unknown + by_value
+    by_size = sorted(m.screen, key=lambda path: -abs(m.screen[path]))
+    order: dict[str, None] = {}
+    while len(order) < len(m.screen):
+        source = by_size if len(order) % BY_SIZE == BY_SIZE - 1 else by_value
+        order[next(path for path in source if path not in order)] = None
+    return [*unknown, *order]
 
 
 def recoveries(m: Measurement) -> Iterator[Record]:

@@ -121,13 +121,15 @@ def test_what_is_finished_is_not_run_again():
 
 
 def test_what_is_not_seen_yet_is_expected_to_gain_what_the_screen_says():
-    """By what was seen ``b`` is second best, and ``d`` the last."""
-    values = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0}
-    screen = {"a": 0.0, "b": -6.5, "c": 0.0, "d": 9.0}
+    """By what was seen ``b`` is second best, and ``d`` last but one; a loss is not expected."""
+    values = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0, "e": -1.0}
+    screen = {"a": 0.0, "b": -6.5, "c": 4.5, "d": 9.0, "e": 0.0}
     runner, _, _ = race(values, screen, noise=0.0, gains=True)
     assert set(runner.finished) == {"a", "c", "d"}
-    # All four run until three quarters are seen.
-    assert runner.left == {"b": pytest.approx(0.75 * 2.0 + 0.25 * -6.5)}
+    assert runner.left == {  # after a quarter, and after three
+        "e": pytest.approx(0.25 * -1.0),
+        "b": pytest.approx(0.75 * 2.0),
+    }
 
 
 def test_a_gain_that_the_screen_does_not_know_is_what_was_seen():
