@@ -60,7 +60,8 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
             f"{opened.path} holds weights without their model, so {option} cannot be applied; "
             f"{_ADVICE}."
         )
-    name, index = opened.path.name, opened.path.name.partition(".index.json")
+    name = path.resolve().name if path is not None and path.is_dir() else opened.path.name
+    index = opened.path.name.partition(".index.json")
     shards = f"{opened.path.resolve().parent.name}, {len(opened.source.files)} shards"
     return Given(
         inputs=Inputs(checkpoint=opened, lacking=f"weights alone; {_ADVICE}"),

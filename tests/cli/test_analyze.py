@@ -81,7 +81,7 @@ def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
     save_file({"[bold]x[/bold].weight": weight}, tmp_path / "model.safetensors")
     code, said = told(capsys, tmp_path / "model.safetensors", "--fail-on", "warn")
     assert code == 1
-    assert "1 of 1 weights" in said.out
+    assert "1 of 1 weight of model.safetensors holds NaN" in said.out
     assert "[bold]x[/bold]" in said.out
     assert "--subject" in said.out
     assert (tmp_path / "model-weights.qprobe").is_file()
