@@ -68,7 +68,8 @@ class Checkpoint:
     def read(self, name: str) -> Tensor | PackedWeight:
         """A weight by its name in the model: as it is stored, or its codes and scales.
 
-        Eight bits beside a scale are read as the numbers they stand for. A tensor may be a view of the file: do not write to it.
+        Eight bits beside a scale are read as the numbers they stand for.
+        A tensor may be a view of the file: do not write to it.
         """
         if name not in self.weights:
             raise InputError(f"{self.path} has no weight {name!r}; it has {len(self.weights)}.")
