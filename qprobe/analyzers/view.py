@@ -84,11 +84,12 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
     if gap is None or high is None:
         problem = any(one.severity.reaches(Severity.WARN) for one in findings)
         compared = [one for one in findings if one.analyzer == RECIPES]
-        verdict = (
-            _of_recipes(about, compared)
-            if compared
-            else overview.verdict(about.title, records, findings)
-        )
+        if compared:
+            verdict = _of_recipes(about, compared)
+        elif about.recipe is None:
+            verdict = overview.verdict(about.title, records, findings)
+        else:
+            verdict = _without_score(about, findings)
     else:
         problem = _loses(gap, high)
         measures = bool(measured.intervals("recovery"))
@@ -140,6 +141,12 @@ def _of_score(
     if told is None or told.share is None or (told.cost is not None and told.cost.low <= 0.0):
         return f"{cost}; no single layer surely recovers any of it."
     return f"{cost}; {told.site} alone is {told.share:.0%} of it."
+
+
+def _without_score(about: Subtitle, findings: Sequence[Finding]) -> str:
+    odd = sum(one.severity.reaches(Severity.WARN) for one in findings)
+    found = f"{odd} warning{'' if odd == 1 else 's'}" if odd else "nothing odd"
+    return f"What {about.recipe} costs {about.title} was not measured; {found} in what was."
 
 
 def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:

@@ -167,3 +167,10 @@ def test_weights_alone_have_no_score():
         about, judged, [replace(FOUND, analyzer="weights", sites=("1",), roles=(Role.WEIGHT,))]
     )
     assert seen.verdict.startswith("1 of 3 weights of m.safetensors would suffer in four bits")
+
+
+def test_a_score_that_was_not_measured_is_no_clean_bill():
+    assert view(ABOUT, [], []).verdict == (
+        "What int4-tensor costs cnn tiny was not measured; nothing odd in what was."
+    )
+    assert "; 1 warning in what was." in view(ABOUT, [], [FOUND]).verdict
