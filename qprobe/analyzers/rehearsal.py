@@ -25,7 +25,7 @@ def rehearse(subject: Subject) -> None:
     model = subject.model
     with undisturbed(model), restored(model, under_recipe(model)), torch.no_grad():
         output = _tried(subject, "forward", lambda: subject.forward(model, batch))
-        losses = _tried(subject, "loss", lambda: subject.loss(output, batch))
+        losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
         scored = _tried(subject, "score.of", lambda: np.asarray(subject.score.of(output, batch)))
     if not isinstance(losses, Tensor) or losses.dim() != 1:
         shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
