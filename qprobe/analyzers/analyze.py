@@ -9,6 +9,7 @@ from qprobe.analyzers.analysis import Analysis, Inputs, Request, Watcher
 from qprobe.analyzers.analysis_file import Label, Place, info
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.depth import Depth
+from qprobe.analyzers.rehearsal import rehearse
 from qprobe.analyzers.report import Report
 from qprobe.errors import InputError
 from qprobe.quant.layers import QuantizedLayer
@@ -53,6 +54,7 @@ def analyze(  # noqa: PLR0913 - each is a choice of the caller, and has a defaul
             f"{subject.name} offers no training to go on with, which steps= needs; give the "
             "subject a continuation."
         )
+    rehearse(subject)
     request = Request(
         depth=_depth(depth), only=tuple(only), skip=tuple(skip), verify=verify, steps=steps
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from qprobe.analyzers.measured import Measured
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity, severity
@@ -107,7 +108,7 @@ def _finding(site: str, lost: _Lost) -> Finding:
 
 def _noisy(site: str, values: Mapping[str, float]) -> Iterator[Finding]:
     ratio = values.get("wgrad.halves.noise_ratio")
-    if ratio is None or ratio < NOISY:
+    if ratio is None or not NOISY <= ratio < inf:
         return
     yield Finding(
         analyzer=NAME,

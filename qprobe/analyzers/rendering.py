@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from qprobe.analyzers.view import Row, View, limits, number
+from qprobe.analyzers.weights.overview import Kept
 from qprobe.records import Finding, Severity
 from qprobe.records.schema import Cause
 
 ROWS = 5
+#: Weights of healthy layers keep as much as their median by this; who is the lowest is an accident.
+_ODD_DB = 1.0
 _STYLES = {Severity.CRITICAL: "bold red", Severity.WARN: "yellow", Severity.INFO: ""}
 
 
@@ -31,6 +34,8 @@ def render(seen: View, title: str, file: Path | None) -> RenderableType:
         if len(rows) > ROWS:
             where = "records" if file is None else file
             parts.append(Text(f"{len(rows) - ROWS} more are in {where}.", style="dim"))
+    if seen.kept:
+        parts += [Text(""), _kept(seen.kept)]
     lines = [*seen.caveats, *_not_measured(seen)]
     if lines:
         parts += [Text(""), *(Text(line, style="dim") for line in lines)]
@@ -77,6 +82,20 @@ def _layers(rows: Sequence[Row]) -> list[RenderableType]:
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return [table]
+
+
+def _kept(kept: Sequence[Kept]) -> Table:
+    """What each format keeps of the weights."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("format", "median", "lowest", "at"):
+        table.add_column(
+            name, overflow="fold", justify="left" if name in ("format", "at") else "right"
+        )
+    for one in kept:
+        numbers = (f"{one.median_db:.1f} dB", f"{one.lowest_db:.1f} dB")
+        odd = one.median_db - one.lowest_db >= _ODD_DB
+        table.add_row(Text(one.format), *numbers, Text(one.site if odd else "-"))
+    return table
 
 
 def _sentences(row: Row) -> Iterator[RenderableType]:

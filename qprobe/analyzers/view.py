@@ -15,6 +15,8 @@ from qprobe.analyzers.recipes import undecided
 from qprobe.analyzers.short_run_findings import PROBE as SHORT_RUN
 from qprobe.analyzers.suspects import of_training
 from qprobe.analyzers.verification_findings import HIGH, best, recoveries
+from qprobe.analyzers.weights import overview
+from qprobe.analyzers.weights.overview import Kept
 from qprobe.inference import Interval
 from qprobe.records import Finding, Record, Severity
 from qprobe.records.schema import CRITICAL_LOSS, Cause, severity
@@ -70,6 +72,8 @@ class View:
     rows: tuple[Row, ...]
     caveats: tuple[str, ...]
     not_measured: tuple[str, ...]
+    #: What each format keeps of weights that came without data.
+    kept: tuple[Kept, ...] = ()
 
 
 def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> View:
@@ -80,9 +84,12 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
     if gap is None or high is None:
         problem = any(one.severity.reaches(Severity.WARN) for one in findings)
         compared = [one for one in findings if one.analyzer == RECIPES]
-        verdict = (
-            _of_recipes(about, compared) if compared else _of_weights(about, records, findings)
-        )
+        if compared:
+            verdict = _of_recipes(about, compared)
+        elif about.recipe is None:
+            verdict = overview.verdict(about.title, records, findings)
+        else:
+            verdict = _without_score(about, findings)
     else:
         problem = _loses(gap, high)
         measures = bool(measured.intervals("recovery"))
@@ -91,7 +98,11 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
         problem=problem,
         verdict=verdict,
         rows=rows,
-        caveats=tuple(_caveats(measured, findings, problem)),
+        kept=overview.kept(records) if gap is None else (),
+        caveats=(
+            *_caveats(measured, findings, problem),
+            *(overview.left_out(records) if gap is None else ()),
+        ),
         not_measured=tuple(_missed(records)),
     )
 
@@ -132,6 +143,12 @@ def _of_score(
     return f"{cost}; {told.site} alone is {told.share:.0%} of it."
 
 
+def _without_score(about: Subtitle, findings: Sequence[Finding]) -> str:
+    odd = sum(one.severity.reaches(Severity.WARN) for one in findings)
+    found = f"{odd} warning{'' if odd == 1 else 's'}" if odd else "nothing odd"
+    return f"What {about.recipe} costs {about.title} was not measured; {found} in what was."
+
+
 def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:
     worse = [one for one in findings if one.severity.reaches(Severity.WARN)]
     what = (
@@ -143,17 +160,6 @@ def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:
     if not worse:
         return f"No problem found in {what}."
     return f"{len(worse)} of {what} surely lose score: {worse[0].claim}."
-
-
-def _of_weights(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]) -> str:
-    judged = sum(one.value for one in records if one.probe == "weights" and one.key == "judged")
-    sites = {site for f in findings if f.severity is not Severity.INFO for site in f.sites}
-    if not sites:
-        return f"No problem found in {judged:.0f} weights of {about.title}; no data, no score."
-    return (
-        f"{len(sites)} of {judged:.0f} weights of {about.title} would suffer in four bits; "
-        "what it costs needs data."
-    )
 
 
 def number(value: float) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from qprobe.checkpoints import layouts
 from qprobe.checkpoints.layouts import Weight
 from qprobe.checkpoints.packed import Layout, PackedWeight
+from qprobe.checkpoints.scaled import decode
 from qprobe.checkpoints.source import Source
 from qprobe.checkpoints.unpack import unpack
 from qprobe.errors import InputError
@@ -67,6 +68,7 @@ class Checkpoint:
     def read(self, name: str) -> Tensor | PackedWeight:
         """A weight by its name in the model: as it is stored, or its codes and scales.
 
+        Eight bits beside a scale are read as the numbers they stand for.
         A tensor may be a view of the file: do not write to it.
         """
         if name not in self.weights:
@@ -76,6 +78,8 @@ class Checkpoint:
             return self.source.read(next(iter(weight.parts.values())))
         parts = {part: self.source.read(stored) for part, stored in weight.parts.items()}
         try:
+            if weight.layout is Layout.SCALED:
+                return decode(weight, parts)
             return unpack(weight, parts, self.quantization)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error

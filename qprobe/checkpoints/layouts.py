@@ -44,11 +44,17 @@ _PARTS: Mapping[Layout, tuple[str, Sequence[str], Sequence[str]]] = {
     ),
     Layout.GPTQ: ("qweight", ("qzeros", "scales"), ("g_idx",)),
     Layout.AWQ: ("qweight", ("qzeros", "scales"), ()),
+    Layout.SCALED: (
+        "weight",
+        (),
+        ("weight_scale", "weight_scale_inv", "SCB", "weight_zero_point", "input_scale"),
+    ),
 }
 #: How the codes of stacked experts end, and how their scales do.
 _EXPERTS = (("_blocks", "_scales"), (".blocks", ".scales"))
 _EXPONENTS = (torch.uint8, torch.float8_e8m0fnu)
-_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+_EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
+_EIGHT_BIT_SCALES = {"weight_scale", "weight_scale_inv", "SCB"}
 
 
 def find(entries: Mapping[str, Entry], config: Mapping[str, Json]) -> dict[str, Weight]:
@@ -73,7 +79,8 @@ def find(entries: Mapping[str, Entry], config: Mapping[str, Json]) -> dict[str, 
         packed = f"{prefix}.weight" if prefix else "weight"
         if packed in found or (packed in entries and last != "weight"):
             raise InputError(f"{packed!r} is stored packed and once more beside; keep one of them.")
-        found[packed] = Weight(name=packed, shape=None, layout=layout, parts=parts)
+        shape = entries[name].shape if layout is Layout.SCALED else None
+        found[packed] = Weight(name=packed, shape=shape, layout=layout, parts=parts)
     for name, entry in entries.items():
         if name not in taken:
             last = name.rpartition(".")[2]
@@ -118,6 +125,8 @@ def _layout(
     )
     if last == "weight" and entry.dtype == torch.uint8 and exponents:
         return Layout.MODELOPT_MXFP4
+    if last == "weight" and entry.dtype in _EIGHT_BITS and beside & _EIGHT_BIT_SCALES:
+        return Layout.SCALED
     if last == "weight_packed" and entry.dtype == torch.uint8 and exponents:
         return Layout.MXFP4_PACK_QUANTIZED
     if last == "weight_packed":

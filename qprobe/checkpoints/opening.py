@@ -130,10 +130,16 @@ def _in_folder(folder: Path) -> Path:
     found = in_folder(folder)
     if found is not None:
         return found
+    inside = [f.name for f in sorted(folder.iterdir()) if f.is_dir() and _any_in(f)]
+    where = f"name one of its folders {', '.join(inside)}" if inside else "give the file itself"
     raise InputError(
         f"{folder} has no weights: no .safetensors, index of shards, pytorch_model.bin or best.pt; "
-        "give the file itself."
+        f"{where}."
     )
+
+
+def _any_in(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in _IN_FOLDERS)
 
 
 def _source(path: Path) -> Source:

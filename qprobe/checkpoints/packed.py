@@ -31,6 +31,8 @@ class Layout(StrEnum):
     """``qweight`` packed along the input, ``qzeros`` less one, ``scales``, ``g_idx``."""
     AWQ = "awq"
     """``qweight`` and ``qzeros`` packed along the output in the order 0 2 4 6 1 3 5 7."""
+    SCALED = "scaled"
+    """``weight`` in float8 or int8 beside ``weight_scale``, ``weight_scale_inv`` or ``SCB``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

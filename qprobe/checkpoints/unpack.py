@@ -262,4 +262,6 @@ def _group_index(weight: Weight, index: Tensor | None, inputs: int, groups: int)
             f"{weight.name!r} has a group index of {index.dtype} {list(index.shape)}; {inputs} "
             f"integers below {groups} were expected."
         )
+    if inputs % groups == 0 and torch.equal(wide, torch.arange(inputs) // (inputs // groups)):
+        return None  # GPTQ writes the index also where neighbours share a group
     return wide

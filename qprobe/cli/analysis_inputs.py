@@ -11,6 +11,7 @@ from qprobe import checkpoints
 from qprobe.analyzers.analysis import Inputs
 from qprobe.analyzers.analysis_file import Label
 from qprobe.analyzers.base import Subject
+from qprobe.analyzers.rehearsal import rehearse
 from qprobe.checkpoints import Checkpoint, Kind
 from qprobe.cli.analysis_trainings import holds_trainings, trainings_of
 from qprobe.engine import reopen
@@ -60,7 +61,8 @@ def given(path: Path | None, subject: str | None, recipe: str | None, layers: st
             f"{opened.path} holds weights without their model, so {option} cannot be applied; "
             f"{_ADVICE}."
         )
-    name, index = opened.path.name, opened.path.name.partition(".index.json")
+    name = path.resolve().name if path is not None and path.is_dir() else opened.path.name
+    index = opened.path.name.partition(".index.json")
     shards = f"{opened.path.resolve().parent.name}, {len(opened.source.files)} shards"
     return Given(
         inputs=Inputs(checkpoint=opened, lacking=f"weights alone; {_ADVICE}"),
@@ -151,6 +153,7 @@ def _of_subject(
             f"the model of {reference} has no quantized layer; name a recipe with --recipe, or "
             "convert it in the function."
         )
+    rehearse(subject)
     name = subject.recipe.name
     return Given(
         inputs=Inputs(subject=subject, checkpoint=opened),
@@ -204,7 +207,7 @@ def _made(reference: str, make: Callable[[], object]) -> Subject:
         subject = make()
     except QprobeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"--subject {reference}: it raised {_told(error)}; run it alone to see where."
         ) from error
@@ -216,6 +219,6 @@ def _made(reference: str, make: Callable[[], object]) -> Subject:
     return subject
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -40,6 +40,8 @@ _UsageError: type[Exception] = next(
 USAGE = 2
 DEFECT = 3
 INTERRUPTED = 130
+#: Letters of a path that a message shows.
+_PATH = 200
 
 app = typer.Typer(
     name="qprobe",
@@ -109,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # is still buffered has to go somewhere when the interpreter flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return report.show(error, _refused(error), USAGE)
     except Exception as error:  # noqa: BLE001  (the outermost frame: reported, exit code 3)
         return report.show(error, _defect(error), DEFECT)
 
@@ -139,6 +143,18 @@ def _sentence(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "qprobe")
     return f"{message.rstrip('.')}. Try '{command} --help'."
+
+
+def _refused(error: OSError) -> str:
+    """What the system would not do: a path too long, a disk that is full, rights that lack."""
+    where = "" if error.filename is None else f" at {_short(str(error.filename))}"
+    return (
+        f"{error.strerror or error}{where}; check the path, its rights and the space that is left."
+    )
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= _PATH else f"{path[:_PATH]}…"
 
 
 def _defect(error: Exception) -> str:

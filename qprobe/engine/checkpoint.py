@@ -5,12 +5,14 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qprobe.errors import InputError
+from qprobe.errors import InputError, QprobeError
 
 FORMAT = "qprobe-checkpoint"
 VERSION = 1
@@ -60,6 +62,22 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             "use the qprobe that wrote it, or a newer one."
         )
     return content
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Refuse, by the name of its file, a state that those it is given to cannot take up."""
+    try:
+        yield
+    except QprobeError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        told = [line.strip() for line in str(error).splitlines()]
+        what = next((line for line in told if not line.endswith(":")), "") or type(error).__name__
+        raise InputError(
+            f"{path} is not what this training wrote ({what.rstrip('.')}); put that file back or "
+            "choose another folder."
+        ) from error
 
 
 def _check_whole(path: Path) -> None:

@@ -81,16 +81,19 @@ def check(folder: Path, config: TrainConfig, resume: bool) -> None:
         )
 
 
-def saved_state(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
-    """Where to go on; ``None`` where nothing was saved yet."""
+def saved_state(folder: Path, bench: Workbench) -> dict[str, Any] | None:
+    """Where to go on, its weights in the model already; ``None`` where nothing was saved yet."""
     if not (folder / LAST).exists():
         return None
     state = checkpoint.load(folder / LAST)
-    if state.get("hash") != config.hash:
+    if state.get("hash") != bench.config.hash:
         raise InputError(
             f"{folder / LAST} is of a training with other settings; put the one of {RUN} back or "
             "choose another folder."
         )
+    with checkpoint.understood(folder / LAST):
+        bench.model.load_state_dict(state["model"])
+        state["step"] = int(state["step"])
     return state
 
 
@@ -103,15 +106,16 @@ def finished(folder: Path) -> TrainResult | None:
             return None
         test = {metric.name: metric.value for metric in run.metrics(split="test")}
         last = checkpoint.load(folder / LAST)
-    return TrainResult(
-        folder=folder,
-        status=Status.FINISHED,
-        steps=last["step"],
-        epochs=last["epoch"],
-        best_step=last["counters"]["best_step"],
-        best_score=last["counters"]["best_score"],
-        test=test,
-    )
+    with checkpoint.understood(folder / LAST):
+        return TrainResult(
+            folder=folder,
+            status=Status.FINISHED,
+            steps=last["step"],
+            epochs=last["epoch"],
+            best_step=last["counters"]["best_step"],
+            best_score=last["counters"]["best_score"],
+            test=test,
+        )
 
 
 def writer(bench: Workbench, folder: Path, step: int) -> RunWriter:
@@ -159,9 +163,13 @@ def save_best(training: Training) -> None:
 
 
 def restore(training: Training, state: Mapping[str, Any]) -> None:
-    """Take up a saved state."""
+    """Take up a saved state, but for its weights, which are in the model."""
+    with checkpoint.understood(training.folder / LAST):
+        _restore(training, state)
+
+
+def _restore(training: Training, state: Mapping[str, Any]) -> None:
     bench = training.bench
-    bench.model.load_state_dict(state["model"])
     bench.optimizer.load_state_dict(state["optimizer"])
     bench.schedule.load_state_dict(dict(state["schedule"]))
     bench.scaler.load_state_dict(state["scaler"])

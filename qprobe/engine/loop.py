@@ -58,7 +58,7 @@ def train(
     with folders.making(folder), torch.random.fork_rng(devices), Interrupt() as interrupt:
         torch.manual_seed(config.seed)
         bench = prepare(config)
-        state = folders.saved_state(folder, config)
+        state = folders.saved_state(folder, bench)
         training = Training(
             bench=bench,
             folder=folder,
@@ -195,7 +195,8 @@ def _test(training: Training) -> dict[str, float]:
     """Score the best weights on the test set; written in one piece with the status *finished*."""
     bench = training.bench
     best = checkpoint.load(training.folder / folders.BEST, bench.device)
-    bench.model.load_state_dict(best["model"])
+    with checkpoint.understood(training.folder / folders.BEST):
+        bench.model.load_state_dict(best["model"])
     with bench.autocast():
         evaluation = evaluate(bench.model, bench.test, bench.device, show=True)
     return test_results(training.writer, evaluation, training.step, training.epoch)

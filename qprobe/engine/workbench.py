@@ -102,7 +102,9 @@ def prepare(config: TrainConfig) -> Workbench:
 def reopen(path: Path) -> Workbench:
     """The training that wrote a checkpoint, with its weights: model, recipe, data and split."""
     state = checkpoint.load(path)
-    bench = prepare(TrainConfig.of(state["config"]))
+    with checkpoint.understood(path):
+        config = TrainConfig.of(state["config"])
+    bench = prepare(config)
     checkpoints.load_into(bench.model, checkpoints.open(path))  # names what does not fit
     return bench
 

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from qprobe.analyzers.rendering import as_json, render
 from qprobe.analyzers.view import Row, View
+from qprobe.analyzers.weights.overview import Kept
 from qprobe.inference import Interval
 from qprobe.records import Severity
 from qprobe.records.schema import Cause
@@ -99,3 +101,14 @@ def test_json_holds_everything_and_no_number_that_is_none():
     assert whole["rows"][0]["cost"]["low"] == 0.06
     assert whole["rows"][0]["ruled_out"] == []
     assert (whole["file"], whole["findings"]) == ("a.qprobe", [])
+
+
+def test_what_formats_keep_names_the_layer_that_is_far_below_the_others():
+    both = (
+        Kept(format="NVFP4", median_db=20.4, lowest_db=20.1, site="first", n=9),
+        Kept(format="INT4, one scale", median_db=13.2, lowest_db=5.4, site="o_proj", n=9),
+    )
+    said = printed(replace(SEEN, problem=False, rows=(), kept=both))
+    assert re.search(r"^NVFP4 +20\.4 dB +20\.1 dB +-$", said, re.MULTILINE)
+    assert re.search(r"^INT4, one scale +13\.2 dB +5\.4 dB +o_proj$", said, re.MULTILINE)
+    assert json.loads(as_json(replace(SEEN, kept=both), [], {}))["kept"][1]["site"] == "o_proj"

@@ -179,5 +179,14 @@ def test_weights_alone_have_no_score():
     about = Subtitle(title="m.safetensors", recipe=None, score=None)
     judged = [Record("", 0, str(n), "weight", "weights", "judged", 1.0) for n in range(3)]
     assert "No problem found in 3 weights" in view(about, judged, []).verdict
-    seen = view(about, judged, [replace(FOUND, analyzer="weights", roles=(Role.WEIGHT,))])
+    seen = view(
+        about, judged, [replace(FOUND, analyzer="weights", sites=("1",), roles=(Role.WEIGHT,))]
+    )
     assert seen.verdict.startswith("1 of 3 weights of m.safetensors would suffer in four bits")
+
+
+def test_a_score_that_was_not_measured_is_no_clean_bill():
+    assert view(ABOUT, [], []).verdict == (
+        "What int4-tensor costs cnn tiny was not measured; nothing odd in what was."
+    )
+    assert "; 1 warning in what was." in view(ABOUT, [], [FOUND]).verdict

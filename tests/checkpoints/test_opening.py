@@ -181,3 +181,12 @@ def _peak_kb():
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_a_folder_of_folders_names_those_with_weights(tmp_path):
+    for name in ("unet", "vae", "tokenizer"):
+        (tmp_path / name).mkdir()
+    for name in ("unet", "vae"):
+        save_file({"w": torch.ones(2)}, tmp_path / name / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(InputError, match=r"name one of its folders unet, vae\.$"):
+        checkpoints.open(tmp_path)

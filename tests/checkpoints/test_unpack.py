@@ -236,3 +236,18 @@ def test_a_weight_that_is_stored_twice_is_refused(tmp_path):
     tensors = INT_PARTS | {"fc.weight": torch.ones(4, 32)}
     with pytest.raises(InputError, match="stored packed and once more"):
         assert opened(tensors, tmp_path).weights
+
+
+def test_an_index_of_neighbours_is_no_index(generator, tmp_path):
+    codes = torch.randint(-(2**31), 2**31 - 1, (8, 16), generator=generator).to(torch.int32)
+    parts = {
+        "fc.qweight": codes, "fc.qzeros": torch.zeros(2, 2, dtype=torch.int32),
+        "fc.scales": torch.rand(2, 16, generator=generator),
+        "fc.g_idx": (torch.arange(64) // 32).to(torch.int32),
+    }  # fmt: skip
+    plain = opened(parts, tmp_path).read("fc.weight")
+    assert plain.groups is None
+    parts["fc.g_idx"] = parts["fc.g_idx"].flip(0)
+    turned = opened(parts, tmp_path).read("fc.weight")
+    assert turned.groups is not None
+    assert not torch.equal(plain.values(), turned.values())

@@ -1,6 +1,7 @@
 import json
 import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
     save_file({"[bold]x[/bold].weight": weight}, tmp_path / "model.safetensors")
     code, said = told(capsys, tmp_path / "model.safetensors", "--fail-on", "warn")
     assert code == 1
-    assert "1 of 1 weights" in said.out
+    assert "1 of 1 weight of model.safetensors holds NaN" in said.out
     assert "[bold]x[/bold]" in said.out
     assert "--subject" in said.out
     assert (tmp_path / "model-weights.qprobe").is_file()
@@ -250,3 +251,20 @@ def test_one_html_file_below_three_megabytes(own, tmp_path, capsys):
     )  # fmt: skip
     assert code == 0
     assert 100_000 < html.stat().st_size < 3_000_000
+
+
+def test_the_keys_of_its_json_are_those_of_the_reference(tmp_path, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text("utf-8")
+    part = page.partition("## The JSON of an analysis")[2].partition("\n## ")[0]
+    table = [line.split(" | ") for line in part.splitlines() if line.startswith("| `")]
+    told = {cells[0]: cells[1] for cells in table}
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    weight[7] *= 20.0
+    save_file({"fc.weight": weight}, tmp_path / "m.safetensors")
+    assert main(["analyze", str(tmp_path / "m.safetensors"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {name for cell in told for name in re.findall(r"`([^`]*)`", cell)} == set(said)
+    for key in ("rows", "findings", "kept"):
+        (text,) = (text for cell, text in told.items() if f"`{key}`" in cell)
+        parts = set(re.findall(r"`([^`]*)`", text)) - {"estimate", "low", "high", "n"}
+        assert parts == set(said[key][0]) - {"low", "high", "n"}, key

@@ -54,6 +54,8 @@ ERRORS = [
     (InputError("the file x.pt is empty; write it again."), 2, "the file x.pt is empty; write"),
     (UnknownNameError("there is no recipe called 'x'."), 2, "there is no recipe called 'x'."),
     (MissingExtraError("install qprobe[export]."), 2, "install qprobe[export]."),
+    (OSError(36, "File name too long", "x" * 999), 2, f"File name too long at {'x' * 200}…; check"),
+    (OSError(28, "No space left on device"), 2, "No space left on device; check the path, its"),
     (ValueError("two\nlines"), 3, "a defect of qprobe: ValueError: two lines; run again with"),
     (KeyboardInterrupt(), 130, "interrupted."),
     (typer.Abort(), 130, "interrupted."),

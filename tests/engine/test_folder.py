@@ -294,3 +294,42 @@ def test_a_callback_takes_up_what_it_remembered_where_the_training_was_saved(sma
 def test_two_states_of_one_name_are_refused(small, tmp_path):
     with pytest.raises(InputError, match="two callbacks called 'remembering' have a state"):
         train(small(steps=2), tmp_path / "run", callbacks=[Remembering(), Remembering()])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", None),
+        ("model", {}),
+        ("step", "seven"),
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("counters", {}),
+        ("rng", torch.zeros(3)),
+        ("loader", None),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_by_its_file(key, value, small, tmp_path):
+    config, place = small(steps=4, epochs=2), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, place, callbacks=[StopAt(3)])
+    state = dict(checkpoint.load(place / "last.pt"))
+    if key == "model" and value is None:
+        value = {name: torch.zeros(2, 3) for name in state["model"]}
+    checkpoint.save(place / "last.pt", state | {key: value})
+    with pytest.raises(InputError, match=r"last\.pt is not what this training wrote \(.+\); put"):
+        train(config, place, resume=True)
+    checkpoint.save(place / "last.pt", state)  # nothing is lost by the attempt
+    assert train(config, place, resume=True).status is Status.FINISHED
+
+
+def test_best_weights_of_another_model_are_told(small, tmp_path):
+    place = tmp_path / "run"
+
+    class Swap(Callback):
+        def epoch(self, training, scores):
+            if (place / "best.pt").exists():
+                state = dict(checkpoint.load(place / "best.pt"))
+                checkpoint.save(place / "best.pt", state | {"model": {"a": torch.zeros(1)}})
+
+    with pytest.raises(InputError, match=r"best\.pt is not what this training wrote"):
+        train(small(steps=4, epochs=2), place, callbacks=[Swap()])

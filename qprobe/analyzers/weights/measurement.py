@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 from enum import StrEnum
+from math import prod
 
 import torch
 from torch import Tensor
 
 from qprobe.analyzers.weights import dense, packed
-from qprobe.analyzers.weights.selection import Part, part, site_of
+from qprobe.analyzers.weights.orientation import inputs_first
+from qprobe.analyzers.weights.selection import Part, part, site_of, unread
 from qprobe.checkpoints import Checkpoint, PackedWeight
+from qprobe.errors import UnsuitableError
 from qprobe.records.schema import Record, Role
 
 #: What the records are filed under.
@@ -32,15 +35,41 @@ class Depth(StrEnum):
 def measure(checkpoint: Checkpoint, depth: Depth) -> Iterator[Record]:
     """Every weight's records, under step 0 and the run they are written to."""
     yield _record("", TOTAL, float(len(checkpoint.weights)))
-    parts = dict.fromkeys(Part, 0)
+    parts, elements = dict.fromkeys(Part, 0), dict.fromkeys(Part, 0)
+    turned = inputs_first(checkpoint.weights)
+    bad = 0.0
     for name in checkpoint.weights:
         stored = checkpoint.read(name)
-        kind = Part.PRODUCT if isinstance(stored, PackedWeight) else part(name, stored.shape)
+        if name in turned and isinstance(stored, Tensor):
+            stored = stored.transpose(0, 1)
+        kind = _part(name, stored)
         parts[kind] += 1
+        elements[kind] += prod(stored.shape)
         for key, value in _of(stored, kind, depth):
+            bad += value if key in ("nan", "infinite") else 0.0
             yield _record(site_of(name), key, value)
-    for kind, count in parts.items():
-        yield _record("", f"weights_{kind}", float(count))
+    for kind in Part:
+        yield _record("", f"weights_{kind}", float(parts[kind]))
+        yield _record("", f"elements_{kind}", float(elements[kind]))
+    if not elements[Part.PRODUCT] and not bad:
+        raise UnsuitableError(_nothing(checkpoint, parts))
+
+
+def _part(name: str, stored: Tensor | PackedWeight) -> Part:
+    if isinstance(stored, PackedWeight):
+        return Part.PRODUCT
+    if unread(name, stored):
+        return Part.UNREAD
+    return part(name, stored.shape) if stored.is_floating_point() else Part.OTHER
+
+
+def _nothing(checkpoint: Checkpoint, parts: dict[Part, int]) -> str:
+    there = ", ".join(f"{count} {kind}" for kind, count in parts.items() if count)
+    return (
+        f"{checkpoint.path} has nothing to judge: of its {len(checkpoint.weights)} tensors "
+        f"({there}) none is the weight of a linear layer or convolution with 8 inputs or more; "
+        "give the weights in high precision, or in a packing that is read."
+    )
 
 
 def _of(stored: Tensor | PackedWeight, kind: Part, depth: Depth) -> Iterator[tuple[str, float]]:
@@ -48,14 +77,18 @@ def _of(stored: Tensor | PackedWeight, kind: Part, depth: Depth) -> Iterator[tup
         yield "judged", 1.0
         yield from packed.measure(stored)
         return
+    if kind is Part.UNREAD:
+        yield from (("judged", 0.0), ("unread", float(stored.numel())))
+        return
     if not stored.is_floating_point() or not stored.numel():
         return
-    if kind is Part.OTHER:
+    if kind in (Part.OTHER, Part.STACK):
         yield "judged", 0.0
         yield from _extremes(stored)
         return
     weight = dense.Weight(
-        shape=tuple(stored.shape), rows=lambda first, stop: stored[first:stop].float()
+        shape=tuple(stored.shape),
+        rows=lambda first, stop: stored[first:stop].float().contiguous(),
     )
     yield "judged", float(kind is Part.PRODUCT)
     if depth is Depth.FULL:

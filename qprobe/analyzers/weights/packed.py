@@ -123,9 +123,14 @@ def _integers(weight: PackedWeight) -> Iterator[tuple[str, float]]:
 
 
 def _unused(weight: PackedWeight) -> float:
-    """Share of groups whose codes span less than half of those there are."""
+    """Share of groups that reach neither end of the codes and span less than half of them.
+
+    A group of one sign, or of one large value, spans half of them and reaches an end.
+    """
     if weight.groups is not None or not isinstance(weight.format, IntFormat):
         return 0.0  # groups of columns that are not neighbours are not looked into
     groups = in_blocks(weight.codes, weight.group_size)
-    span = groups.amax(-1) - groups.amin(-1)
-    return float((span < 2 ** (weight.format.bits - 1)).double().mean())
+    half = 2 ** (weight.format.bits - 1)
+    low, high = groups.amin(-1), groups.amax(-1)
+    inside = (low > 1 - half) & (high < half - 1)
+    return float((inside & (high - low < half)).double().mean())

@@ -5,6 +5,8 @@ from analyzers.weights.packing import pack_nvfp4
 from qprobe.analyzers.base import ANALYZERS, Analyzer, CheckpointAnalyzer
 from qprobe.analyzers.weights import Depth, WeightAnalyzer
 from qprobe.analyzers.weights.baseline import granularity_gain_db
+from qprobe.analyzers.weights.selection import Part, part
+from qprobe.errors import InputError
 from qprobe.records.schema import Cause, Record, Severity
 
 ANALYZER = WeightAnalyzer()
@@ -238,10 +240,35 @@ def test_records_say_what_was_not_judged(opened, generator):
     assert counts == {
         "weights": 13.0,
         "weights_product": 6.0,
+        "elements_product": 109504.0,
         "weights_embedding": 1.0,
+        "elements_embedding": 3200.0,
         "weights_narrow": 2.0,
+        "elements_narrow": 2112.0,
+        "weights_stack": 0.0,
+        "elements_stack": 0.0,
         "weights_other": 4.0,
+        "elements_other": 193.0,
+        "weights_unread": 0.0,
+        "elements_unread": 0.0,
     }
+
+
+def test_integer_groups_of_one_sign_are_no_fault_of_their_scales(opened):
+    levels = torch.arange(8, dtype=torch.int64)  # codes 8..15 are the values 0..7
+    word = sum(int(8 + level) << (4 * place) for place, level in enumerate(levels))
+    small = sum(9 << (4 * place) for place in range(8))
+
+    def packed(word):
+        words = torch.full((32, 8), word - 2**32 if word >= 2**31 else word, dtype=torch.int32)
+        return {
+            "fc.weight_packed": words, "fc.weight_scale": torch.ones(32, 2),
+            "fc.weight_shape": torch.tensor([32, 64]),
+        }  # fmt: skip
+
+    assert findings(opened(packed(word))) == []
+    (found,) = findings(opened(packed(small)))
+    assert "use less than half the codes" in found.claim
 
 
 def test_findings_come_from_records_alone():
@@ -257,3 +284,71 @@ def test_it_is_registered_and_keeps_the_protocol():
     registered = ANALYZERS.get("weights")
     assert isinstance(registered, Analyzer)
     assert isinstance(registered, CheckpointAnalyzer)
+
+
+@pytest.mark.parametrize("scale", ["weight_scale", "SCB"])
+def test_eight_bits_are_judged_as_the_numbers_they_stand_for(scale, opened, generator):
+    tensors = healthy(generator)
+    wide = tensors["wide.weight"]
+    wide[9] *= 8.0  # one output, which its own scale hides in the codes
+    dense = findings(opened(tensors))
+    assert any("INT4 with one scale" in one.claim for one in dense)
+    largest = wide.abs().amax(1)
+    tensors["wide.weight"] = (wide / largest[:, None] * 127).round().to(torch.int8)
+    tensors[f"wide.{scale}"] = largest if scale == "SCB" else largest / 127
+    found = findings(opened(tensors))
+    assert [(f.sites, f.unit) for f in found] == [(f.sites, f.unit) for f in dense]
+
+
+def test_conv1d_of_gpt2_is_judged_along_its_inputs(opened, generator):
+    weight = torch.randn(512, 64, generator=generator) * 0.02  # [in, out]
+    weight[5::32] *= 16.0
+    tensors = {"mlp.c_proj.weight": weight, "mlp.c_proj.bias": torch.zeros(64)}
+    (first, *_) = findings(opened(tensors))
+    assert "large inputs of mlp.c_proj hide their neighbours" in first.claim
+
+
+def test_a_packing_that_is_not_read_is_counted(opened, generator):
+    tensors = healthy(generator)
+    tensors["nf4.weight"] = torch.zeros(2048, 1, dtype=torch.uint8)
+    tensors["positions"] = torch.arange(64).reshape(8, 8)
+    values = {
+        (r.site, r.key): r.value for r in ANALYZER.measure_checkpoint(opened(tensors), Depth.QUICK)
+    }
+    assert values["nf4", "unread"] == 2048
+    assert values["", "weights_unread"] == 1
+    assert ("positions", "unread") not in values
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"norm.weight": torch.ones(64)},
+        {"fc.weight": torch.zeros(32, 32, dtype=torch.uint8)},
+        {"fc.weight": torch.zeros(0, 32)},
+    ],
+)
+def test_nothing_to_judge_is_no_clean_bill(tensors, opened):
+    with pytest.raises(InputError, match="has nothing to judge"):
+        findings(opened(tensors))
+
+
+def test_weights_whose_squares_vanish_are_told_dead_only_where_they_are_zero(opened):
+    weight = torch.full((32, 32), 1e-30)
+    weight[3] = 0.0
+    (found,) = findings(opened({"fc.weight": weight}))
+    assert found.claim == "1 of 32 outputs of fc are all zero"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("shared.weight", (1000, 64), Part.EMBEDDING),
+        ("block.0.relative_attention_bias.weight", (32, 8), Part.EMBEDDING),
+        ("time_embedding.linear_1.weight", (320, 64), Part.PRODUCT),
+        ("context_embedder.weight", (64, 96), Part.PRODUCT),
+        ("mlp.experts.gate_up_proj", (8, 64, 128), Part.STACK),
+    ],
+)
+def test_what_a_tensor_is_for(name, shape, expected):
+    assert part(name, shape) is expected

@@ -1,0 +1,85 @@
+"""A subject's parts, tried once before anything is measured, so that what fails has a name."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qprobe.analyzers.base import Subject
+from qprobe.analyzers.observation import under_recipe, undisturbed
+from qprobe.errors import InputError, QprobeError
+from qprobe.quant.convert import restored
+
+T = TypeVar("T")
+
+
+def rehearse(subject: Subject) -> None:
+    """Refuse a subject whose batches, model, loss, score or groups cannot be used.
+
+    They are the caller's code: what they raise is told by the part that raised it. One batch goes
+    through the model in high precision, where its loss has to be finite; the model stays as it is.
+    """
+    batch = _batch(subject)
+    model = subject.model
+    with undisturbed(model), restored(model, under_recipe(model)), torch.no_grad():
+        output = _tried(subject, "forward", lambda: subject.forward(model, batch))
+        losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
+        scored = _tried(subject, "score.of", lambda: np.asarray(subject.score.of(output, batch)))
+    if not isinstance(losses, Tensor) or losses.dim() != 1:
+        shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise InputError(
+            f"the loss of {subject.name} is {shape}; return one number a sample, as "
+            "reduction='none' and a mean over all other axes give."
+        )
+    if len(losses) != len(scored):
+        raise InputError(
+            f"{subject.name} has losses of {len(losses)} samples and scores of {len(scored)} in "
+            "one batch; return one of each a sample."
+        )
+    if not bool(losses.isfinite().all()):
+        raise InputError(
+            f"the loss of {subject.name} in high precision is NaN or infinite on its first batch, "
+            "so four bits cannot be blamed; look at its weights and data first."
+        )
+    if subject.groups is not None:
+        groups = subject.groups
+        named = _tried(subject, "groups", lambda: list(groups(batch)))
+        if len(named) != len(losses):
+            raise InputError(
+                f"{subject.name} names {len(named)} groups for {len(losses)} samples; name one a "
+                "sample."
+            )
+
+
+def _batch(subject: Subject) -> Any:
+    if not callable(subject.batches):
+        raise InputError(
+            f"batches of {subject.name} is a {type(subject.batches).__name__}; give a function "
+            "that returns it, such as lambda: batches."
+        )
+    one, other = (_tried(subject, "batches", subject.batches) for _ in range(2))
+    if one is other and isinstance(one, Iterator):
+        raise InputError(
+            f"batches of {subject.name} gives the same iterator at every call, which is empty "
+            "after the first; return a list, or make the iterator inside."
+        )
+    found = _tried(subject, "batches", lambda: next(iter(one), None))
+    if found is None:
+        raise InputError(f"batches of {subject.name} gives no batch; give it validation data.")
+    return found
+
+
+def _tried(subject: Subject, part: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except QprobeError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines()
+        told = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+        raise InputError(
+            f"{part} of {subject.name} raised {told}, on the first batch; run it alone to see "
+            "where."
+        ) from error

@@ -1,0 +1,81 @@
+"""Subjects of all kinds of mistakes, each told by the part that has it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import qprobe
+from qprobe.analyzers.rehearsal import rehearse
+from qprobe.analyzers.scores import Accuracy
+from qprobe.errors import InputError
+
+
+def made():
+    drawn = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 4))
+    qprobe.convert(model, "int4-tensor", layers="all")
+    batches = [(torch.randn(6, 8, generator=drawn), torch.arange(6) % 4)]
+    return qprobe.Subject(
+        model=model, recipe=qprobe.recipe("int4-tensor"), batches=lambda: batches,
+        loss=lambda output, batch: cross_entropy(output, batch[1], reduction="none"),
+        score=Accuracy(), name="mine",
+    )  # fmt: skip
+
+
+def raising(*_):
+    raise KeyError("boo")
+
+
+def with_nan(subject):
+    subject.model[3].weight.data[0, 0] = torch.nan
+    return subject
+
+
+def exhausted(subject):
+    only = iter(list(subject.batches()))
+    return replace(subject, batches=lambda: only)
+
+
+WRONG = {
+    "batches of mine is a list; give a function": lambda s: replace(s, batches=s.batches()),
+    "batches of mine raised KeyError: 'boo', on the": lambda s: replace(s, batches=raising),
+    "batches of mine gives no batch": lambda s: replace(s, batches=list),
+    "batches of mine gives the same iterator at every call": exhausted,
+    "forward of mine raised RuntimeError: mat1 and mat2": lambda s: replace(
+        s, batches=lambda: [(torch.zeros(2, 5), torch.zeros(2).long())]
+    ),
+    "loss of mine raised KeyError": lambda s: replace(s, loss=raising),
+    r"loss of mine is \[\]; return one number a sample": lambda s: replace(
+        s, loss=lambda output, batch: cross_entropy(output, batch[1])
+    ),
+    "loss of mine is float": lambda s: replace(s, loss=lambda *_: 0.5),
+    "losses of 5 samples and scores of 6": lambda s: replace(
+        s, loss=lambda output, batch: cross_entropy(output, batch[1], reduction="none")[:5]
+    ),
+    "loss of mine in high precision is NaN or infinite": with_nan,
+    "groups of mine raised KeyError": lambda s: replace(s, groups=raising),
+    "mine names 1 groups for 6 samples": lambda s: replace(s, groups=lambda _: ["anna"]),
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_a_mistake_is_told_by_its_part_before_anything_is_measured(says, tmp_path):
+    with pytest.raises(InputError, match=says):
+        qprobe.analyze(WRONG[says](made()), tmp_path / "a.qprobe")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_usable_subject_is_left_as_it_was():
+    subject = made()
+    before = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    modules = list(subject.model.modules())
+    state = torch.get_rng_state()
+    rehearse(subject)
+    assert subject.model.training
+    assert list(subject.model.modules()) == modules
+    assert torch.equal(torch.get_rng_state(), state)
+    after = subject.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
