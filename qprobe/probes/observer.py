@@ -216,7 +216,8 @@ class Observer:
     def references(self) -> dict[str, Tensor]:
         """By site the magnitude that NVFP4 scales the next tensor by, the only memory of others."""
         known = {str(site): one.fields.reference for site, one in self._summaries.items()}
-        return self._references | on_host(known)
+        found: dict[str, Tensor] = on_host(known)
+        return self._references | found
 
     @references.setter
     def references(self, found: dict[str, Tensor]) -> None:
