@@ -19,10 +19,11 @@ from qprobe.probes.compiled import refuse_deaf, unwrapped
 from qprobe.probes.ledger import Ledger, Sink
 from qprobe.probes.schedule import Every, Schedule
 from qprobe.probes.session import Session, Settings
-from qprobe.records import RunInfo, RunWriter
+from qprobe.records import Column, RunInfo, RunWriter
 from qprobe.records.software import software
 from qprobe.sites import Sampling, Site, Trace, discover, trace
 from qprobe.sites.discover import by_path, owners
+from qprobe.sites.own_forward import OWN
 from qprobe.sites.site import ROOT
 
 #: What is left out of "default": probes that say so, by an attribute ``default = False``.
@@ -76,7 +77,8 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
     ``sampling``
         How many samples, heads and queries of an attention are looked at.
     ``sink``
-        Told of every number: ``writer.add_scalar``, or ``lambda k, v, s: wandb.log({k: v}, s)``.
+        Told of every number, as ``writer.add_scalar`` is, or several of them; of Weights & Biases a
+        :class:`~qprobe.integrations.wandb.WandbSink`. Its ``flush``, if any, ends each look.
     ``evaluation``
         Also look at passes in evaluation mode that record no gradients.
     ``loss_scale``
@@ -97,9 +99,10 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
     chosen = (
         _default() if probes == DEFAULT else named([probes] if isinstance(probes, str) else probes)
     )
+    selected = _selected(available, sites)
     slots = assign(
         chosen,
-        _selected(available, sites),
+        selected,
         by_path(owners(model)),
         available=available,
         lenient=probes == DEFAULT,
@@ -114,12 +117,15 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         start=start,
         optimizer=optimizer,
         arrays=arrays,
+        own=_own(selected),
         clock=clock,
     )
     sinks = (sink,) if callable(sink) else tuple(sink)
     writer = _writer(run, chosen, every, start)
     ledger = Ledger(writer, owned=not isinstance(run, RunWriter), sinks=sinks)
     try:
+        for path in settings.own if ranks.rank() == 0 else ():
+            ledger.scalar(start + 1, Column(path, "", "session", "own_forward"), 1.0)
         return Session(model, slots, ledger, found, settings)
     except BaseException as error:
         ledger.close(records.Status.FAILED, f"{type(error).__name__}: {error}")
@@ -157,6 +163,11 @@ def _selected(available: Sequence[Site], wanted: str | Iterable[str | Site] | No
             )
         kept.update(matching)
     return [site for site in available if site in kept]
+
+
+def _own(sites: Iterable[Site]) -> tuple[str, ...]:
+    """The layers that compute something of their own, of which no product is judged."""
+    return tuple(dict.fromkeys(site.name for site in sites if site.kind.startswith(OWN)))
 
 
 def _schedules(

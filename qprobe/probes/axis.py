@@ -5,6 +5,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from qprobe.records.schema import Role
 from qprobe.sites import Site
+from qprobe.sites.own_forward import OWN
 
 _SECOND = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -25,9 +26,10 @@ def channel_axis(site: Site, module: nn.Module | None, dims: int) -> int:
     >>> channel_axis(Site("", Role.INPUT, "linear"), nn.Linear(3, 8), 3)
     -1
     """
-    if site.kind.startswith("conv"):
-        spatial = int(site.kind[-2])
-        if site.role in (Role.WEIGHT, Role.GRAD_WEIGHT) and "transpose" in site.kind:
+    kind = site.kind.removeprefix(OWN)
+    if kind.startswith("conv"):
+        spatial = int(kind[-2])
+        if site.role in (Role.WEIGHT, Role.GRAD_WEIGHT) and "transpose" in kind:
             return -spatial - 2
         return -spatial - 1
     if site.role in (Role.WEIGHT, Role.GRAD_WEIGHT, Role.ATTN_LOGITS, Role.ATTN_PROBS):

@@ -11,7 +11,8 @@ from qprobe.records import Array, Batch, Column, Record, RunWriter, Status
 #: Records that a session without a file keeps: the latest ones.
 KEPT: Final = 200_000
 
-#: Told of every number: tag, value, step. TensorBoard's ``writer.add_scalar`` is one.
+#: Told of every number: tag, value, step. TensorBoard's ``writer.add_scalar`` is one. If it has a
+#: method ``flush``, that is called when a look is complete.
 Sink = Callable[[str, float, int], object]
 
 
@@ -78,14 +79,22 @@ class Ledger:
             self._writer.arrays(arrays)
 
     def flush(self) -> None:
-        """Have it written, if the file is ours."""
+        """Have it written, if the file is ours; sinks may do the same."""
+        self._flush_sinks()
         if self._writer is not None and self._owned:
             self._writer.flush()
 
     def close(self, status: Status, reason: str | None) -> None:
         """Let go of the file, if it is ours."""
+        self._flush_sinks()
         if self._writer is not None and self._owned:
             self._writer.close(status, reason)
+
+    def _flush_sinks(self) -> None:
+        for sink in self._sinks:
+            flush = getattr(sink, "flush", None)
+            if flush is not None:
+                flush()
 
 
 def tag(column: Column) -> str:

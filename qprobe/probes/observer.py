@@ -15,6 +15,7 @@ from qprobe.probes import op
 from qprobe.probes.assignment import Slot
 from qprobe.probes.axis import channel_axis
 from qprobe.probes.base import SiteView, State
+from qprobe.probes.packing import on_host
 from qprobe.probes.pending import Pending
 from qprobe.probes.summary import Summary, TokenSample
 from qprobe.records.schema import Role
@@ -214,8 +215,9 @@ class Observer:
     @property
     def references(self) -> dict[str, Tensor]:
         """By site the magnitude that NVFP4 scales the next tensor by, the only memory of others."""
-        known = {str(site): one.fields.reference.cpu() for site, one in self._summaries.items()}
-        return self._references | known
+        known = {str(site): one.fields.reference for site, one in self._summaries.items()}
+        found: dict[str, Tensor] = on_host(known)
+        return self._references | found
 
     @references.setter
     def references(self, found: dict[str, Tensor]) -> None:
@@ -262,7 +264,8 @@ class Observer:
         if summary is None or summary.buffer.device != tensor.device:
             summary = Summary(tensor.shape[axis], tensor.device)
             if str(key) in self._references:
-                summary.fields.reference.copy_(self._references.pop(str(key)))
+                known = self._references.pop(str(key))
+                summary.fields.reference.copy_(known, non_blocking=True)
             self._summaries[key] = summary
         sample = TokenSample(draw=draw_of(self.step, passing))
         try:

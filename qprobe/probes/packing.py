@@ -92,7 +92,7 @@ def pack(objects: Any) -> Packed:
     pickler.dump(objects)
     parts = pickler.parts
     device = next((part.device for part in parts if part.device.type != "cpu"), "cpu")
-    data = torch.cat([part.to(device) for part in parts]) if parts else _EMPTY
+    data = torch.cat([part.to(device, non_blocking=True) for part in parts]) if parts else _EMPTY
     return Packed(skeleton=file.getvalue(), data=data)
 
 

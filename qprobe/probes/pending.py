@@ -87,6 +87,8 @@ def _batch(tensor: Tensor) -> int:
 def choose(tensor: Tensor, draw: int) -> Tensor | None:
     """Which examples of a batch to hold, evenly spread; None for all of them.
 
+    On the tensor's device: to copy them there would wait for it.
+
     >>> choose(torch.zeros(16, 196, 8), draw=5)
     tensor([ 1,  5,  9, 13])
     """
@@ -98,7 +100,7 @@ def choose(tensor: Tensor, draw: int) -> Tensor | None:
     if count >= batch:
         return None
     spread = batch // count
-    return torch.arange(count) * spread + draw % spread
+    return torch.arange(count, device=tensor.device) * spread + draw % spread
 
 
 def _picked(tensor: Tensor, examples: Tensor | None) -> Tensor:

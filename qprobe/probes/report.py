@@ -1,5 +1,6 @@
 """What a session did, and at what cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qprobe.sites import Site
@@ -29,6 +30,8 @@ class Report:
     steps_in_debt: int = 0
     #: What was due and never looked at, since the budget had no room for it.
     waiting: tuple[tuple[str, Site], ...] = ()
+    #: Layers that compute something of their own, so that no product of theirs is judged.
+    own: tuple[str, ...] = ()
 
     @property
     def overhead(self) -> float:
@@ -61,4 +64,23 @@ the budget: allow more, or train longer.
                 f" {len(self.waiting)} {looks} never had room in the budget: allow more, or train "
                 "longer."
             )
+        if self.own:
+            said += (
+                f" No product is judged of what has a forward or a weight of its own: "
+                f"{_some(self.own)}."
+            )
         return said
+
+
+def never_seen(planned: Sequence[object]) -> str:
+    """What to say of planned observations that do not happen."""
+    return (
+        f"planned and never seen so far: {_some(planned)}; the layer does not run, has no "
+        "gradient or runs in code that was compiled before, or an attention is written in a "
+        "way that hides its queries and keys: choose other sites or see session.missed."
+    )
+
+
+def _some(names: Sequence[object]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(str, names[:3])) + more

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qprobe.probes import ranks
 from qprobe.probes.assignment import Slot
@@ -22,6 +23,8 @@ class Results:
     states: Mapping[str, Mapping[Site, State]]
     #: What was planned and happened, also where a probe had nothing to see.
     seen: frozenset[Slot]
+    #: What else was to be brought there.
+    beside: Any = None
 
     @property
     def scalars(self) -> dict[str, dict[Column, float]]:
@@ -66,21 +69,25 @@ def _scalars(states: list[State]) -> list[dict[str, float]]:
     ]
 
 
-def results(slots: tuple[Slot, ...], armed: Iterable[Slot], observer: Observer) -> Results | None:
+def results(
+    slots: tuple[Slot, ...], armed: Iterable[Slot], observer: Observer, beside: Any = None
+) -> Results | None:
     """Bring states and summaries of all processes to the host of the first, in one copy each.
 
-    None on the other processes. Probes of summaries look here, when all is merged.
+    None on the other processes. Probes of summaries look here, when all is merged. ``beside`` is
+    what else the first process wants to have there: it comes in the same copy.
     """
     numbers = {slot: number for number, slot in enumerate(slots)}
     looked = {numbers[slot] for slot in observer.looked}
     states, summaries = observer.take()
-    mine = ({numbers[slot]: state for slot, state in states.items()}, summaries, looked)
+    numbered = {numbers[slot]: state for slot, state in states.items()}
+    mine = (numbered, summaries, looked, beside if ranks.rank() == 0 else None)
     parts = [on_host(mine)] if ranks.size() == 1 else ranks.gather(pack(mine))
     if parts is None:
         return None
     whole = {slot.site for slot in slots if slot.replicated}
-    merged, merged_summaries, looked = parts[0]
-    for theirs, others, too in parts[1:]:  # all have the same weights, unless they are sharded
+    merged, merged_summaries, looked, beside = parts[0]
+    for theirs, others, too, _ in parts[1:]:  # all have the same weights, unless sharded
         ranks.merge(merged, {n: one for n, one in theirs.items() if slots[n].site not in whole})
         ranks.merge(merged_summaries, {at: s for at, s in others.items() if at not in whole})
         looked |= too
@@ -92,7 +99,7 @@ def results(slots: tuple[Slot, ...], armed: Iterable[Slot], observer: Observer) 
             state = _of_summary(slot, merged_summaries[slot.site], observer)
             if state is not None:
                 found[slot] = state
-    return Results(states=_by_probe(found), seen=frozenset(seen))
+    return Results(states=_by_probe(found), seen=frozenset(seen), beside=beside)
 
 
 def _of_summary(slot: Slot, summary: Summary, observer: Observer) -> State | None:

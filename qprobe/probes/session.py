@@ -25,7 +25,7 @@ from qprobe.probes.assignment import Slot
 from qprobe.probes.ledger import Ledger
 from qprobe.probes.observer import Observer
 from qprobe.probes.packing import on_host
-from qprobe.probes.report import Report
+from qprobe.probes.report import Report, never_seen
 from qprobe.probes.results import Results, results
 from qprobe.probes.schedule import Schedule
 from qprobe.probes.updates import before_updates
@@ -52,6 +52,7 @@ class Settings:
     start: int = 0
     optimizer: torch.optim.Optimizer | None = None
     arrays: int = 10
+    own: tuple[str, ...] = ()
     clock: Callable[[], float] = time.perf_counter
 
 
@@ -200,6 +201,7 @@ class Session:
             budget=self._budget.limit,
             steps_in_debt=self._budget.steps_in_debt,
             waiting=tuple((slot.probe.name, slot.site) for slot in self._agenda.unseen),
+            own=self._settings.own,
         )
 
     def records(self) -> list[Record]:
@@ -211,7 +213,8 @@ class Session:
         return self._ledger.arrays
 
     def state_dict(self) -> dict[str, Any]:
-        """What has to be saved with a training, between two steps, to go on looking as before."""
+        """What is to be saved between two steps to go on as before; what waits is written first."""
+        self._write_waiting()
         return {
             "looks": self._looks,
             "turn": self._capture.turn,
@@ -311,11 +314,12 @@ class Session:
         """Flush what the armed probes have seen, and count what it cost."""
         self._read_weights(self._capture.parameters)
         spent, self._observer.spent = self._observer.spent, {}
-        found = results(self._slots, self._armed, self._observer)
+        found = results(self._slots, self._armed, self._observer, self._waiting)
+        self._waiting = []
         self._looks += 1
         self._capture.turn += 1
-        self._write_waiting(flush=False)
         if found is not None:
+            self._write(found.beside)
             self._file(found)
         flushing = self._settings.clock() - began
         seconds = sum(spent.values()) + flushing
@@ -360,14 +364,15 @@ class Session:
             if value is not None
         }
 
-    def _write_waiting(self, *, flush: bool = True) -> None:
+    def _write_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if ranks.rank() != 0 or not waiting:
-            return
-        for step, key, value in on_host(waiting):
-            self._ledger.scalar(step, Column("", "", "training", key), float(value))
-        if flush:
+        if ranks.rank() == 0 and waiting:
+            self._write(on_host(waiting))
             self._ledger.flush()
+
+    def _write(self, waiting: Iterable[tuple[int, str, Scalar]]) -> None:
+        for step, key, value in waiting:
+            self._ledger.scalar(step, Column("", "", "training", key), float(value))
 
     def _report_missed(self) -> None:
         step = self._count
@@ -386,14 +391,7 @@ class Session:
         if self._warned or not deaf:
             return
         self._warned = True
-        names = ", ".join(str(slot) for slot in deaf[:3])
-        more = f" and {len(deaf) - 3} more" if len(deaf) > 3 else ""
-        warnings.warn(
-            f"planned and never seen so far: {names}{more}; the layer does not run, has no "
-            "gradient or runs in code that was compiled before, or an attention is written in a "
-            "way that hides its queries and keys: choose other sites or see session.missed.",
-            stacklevel=4,
-        )
+        warnings.warn(never_seen(deaf), stacklevel=4)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -27,15 +27,21 @@ def matrix(device: torch.device) -> Tensor:
     """
     if device in _matrices:
         return _matrices[device]
-    rows = [
-        [(-1.0) ** (SIGN_MASK >> i & 1) * (-1.0) ** (i & j).bit_count() / 4.0 for j in range(SIZE)]
-        for i in range(SIZE)
-    ]
     with torch.inference_mode(False):  # it is kept, and may be part of a graph later
-        made = torch.tensor(rows, dtype=torch.float32, device=device)
+        made = _made(device)
     if type(made) is Tensor:  # one made under a fake mode is worth nothing outside
         _matrices[device] = made
     return made
+
+
+def _made(device: torch.device) -> Tensor:
+    """The matrix, computed where it is needed: a copy from the host would wait for the device."""
+    i = torch.arange(SIZE, device=device)
+    common = i[:, None] & i
+    common = common ^ common >> 2
+    odd = (common ^ common >> 1) & 1  # how many bits i and j share
+    minus = torch.full_like(i, SIGN_MASK) >> i & 1
+    return (1 - 2 * (odd ^ minus[:, None])).to(torch.float32) / 4.0
 
 
 def rotate(x: Tensor, axis: Axis = -1, inverse: bool = False) -> Tensor:

@@ -371,11 +371,12 @@ class Capture:
         self, site: Site, passing: int, shape: torch.Size | None, gradient: Tensor
     ) -> None:
         """Hand over a gradient of the pass ``passing``, which may not be the last one."""
-        now, self.passing = self.passing, passing
-        try:
-            self.deliver(site, gradient if shape is None else gradient.view(shape))
-        finally:
-            self.passing = now
+        with self._passes.handing:
+            now, self.passing = self.passing, passing
+            try:
+                self.deliver(site, gradient if shape is None else gradient.view(shape))
+            finally:
+                self.passing = now
 
 
 def _apart(look: Callable[[], None]) -> None:

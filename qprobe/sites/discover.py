@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from qprobe.errors import InputError
 from qprobe.quant.attention import ScaledDotProduct
 from qprobe.records.schema import Role
+from qprobe.sites.own_forward import OWN, computes_its_own, keeps_its_own
 from qprobe.sites.site import ROOT, Site
 from qprobe.sites.tap import Tap
 
@@ -82,7 +83,8 @@ def discover(model: nn.Module) -> list[Site]:
 
     The projections of ``nn.MultiheadAttention`` are used without being called. They are listed as
     ``…in_proj`` and ``…out_proj`` with the roles that can be seen from outside. A layer whose
-    weight is computed anew in every pass (``torch.nn.utils.parametrize``) has no weight sites.
+    weight is computed anew in every pass (``torch.nn.utils.parametrize``) has no weight sites. A
+    linear or convolution with a ``forward`` of its own has the kind ``own_linear`` and alike.
 
     >>> for site in discover(nn.Sequential(nn.Linear(8, 4), nn.ReLU())):
     ...     print(site)
@@ -121,7 +123,7 @@ def kind_of(module: nn.Module) -> str | None:
     """What ``module`` is here, or None where it owns no site."""
     for base, kind in _KINDS:
         if isinstance(module, base):
-            return kind
+            return f"{OWN}{kind}" if computes_its_own(module) else kind
     if _is_of(module, "transformer_engine"):
         return _TRANSFORMER_ENGINE.get(type(module).__name__, (None, ()))[0]
     if stores_transposed(module):
@@ -198,8 +200,12 @@ def _is_of(module: nn.Module, library: str) -> bool:
 
 def _is_attention(module: nn.Module) -> bool:
     """Called an attention and holding its own projections, so wrappers are left out."""
-    projections = [child for child in module.children() if kind_of(child) == "linear"]
+    projections = [child for child in module.children() if _is_linear(child)]
     return type(module).__name__.endswith("Attention") and len(projections) >= 2
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return (kind_of(module) or "").removeprefix(OWN) == "linear"
 
 
 def _name(path: str, module: nn.Module) -> str:
@@ -220,6 +226,7 @@ def _roles(module: nn.Module, kind: str) -> tuple[Role, ...]:
     if parametrize.is_parametrized(module):  # to read such a weight may change the model
         return passing
     weighted = isinstance(getattr(module, "weight", None), nn.Parameter)
+    weighted = weighted and not keeps_its_own(module)
     return passing + (_LEARNED if weighted else ())
 
 

@@ -35,6 +35,8 @@ class Passes:
         self._home = self._thread = threading.get_ident()
         self._depth = 0
         self._lock = threading.Lock()
+        #: Held while a gradient is handed over: backward has a thread for each device.
+        self.handing = threading.RLock()
 
     def enter(self, *, recording: bool) -> bool:
         """The model is called; whether a pass begins that is followed."""

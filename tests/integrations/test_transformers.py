@@ -88,6 +88,61 @@ def test_a_training_goes_on_where_its_checkpoint_stood(tmp_path):
         assert run.series("", "", "training", "loss").steps.tolist() == list(range(1, 9))
 
 
+class StopAfter(transformers.TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop |= state.global_step == self.step
+
+
+REMEMBERING = {
+    "probes": ["update_health", "moments", "four_bit"], "every": 2,
+    "schedule": {"update_health": 3},
+}  # fmt: skip
+
+
+def recorded(path):
+    """All that was measured, but for times."""
+    timed = {"seconds", "step_s", "overhead_percent"}
+    with records.open(path / "run.qprobe") as run:
+        return {
+            (r.step, r.site, r.role, r.probe, r.key): r.value
+            for r in run.records()
+            if r.key not in timed and not r.key.startswith(("train_", "total_"))
+        }
+
+
+def test_what_was_taken_up_again_is_what_was_never_interrupted(tmp_path):
+    """To the bit: samples, what ``update_health`` compares with, and the scale of NVFP4."""
+    saving = {"save_strategy": "steps", "save_steps": 4, "logging_steps": 1}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer(whole, probing(whole, **REMEMBERING), **saving).train()
+    trainer(parts, probing(parts, **REMEMBERING), StopAfter(4), **saving).train()
+    trainer(parts, probing(parts, **REMEMBERING), **saving).train(resume_from_checkpoint=True)
+    expected = recorded(whole)
+    assert recorded(parts) == expected
+    health = {step for step, *_, probe, _ in expected if probe == "update_health"}
+    assert health == {4, 7}
+    assert {step for step, *_, key in expected if key == "loss"} == set(range(1, 9))
+
+
+def test_a_checkpoint_may_lie_elsewhere_and_one_without_memory_is_said(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    trainer(tmp_path, probing(tmp_path, **REMEMBERING), StopAfter(4), **saving).train()
+    moved = (tmp_path / "out" / "checkpoint-4").rename(tmp_path / "moved")
+    known = probing(tmp_path, checkpoint=moved, **REMEMBERING)
+    trainer(tmp_path, known, **saving).train(resume_from_checkpoint=str(moved))
+    with records.open(tmp_path / "run.qprobe") as run:
+        between = [r.value for r in run.records() if r.key == "steps_between"]
+    assert set(between) == {3.0}
+    (moved / "qprobe_0.pt").unlink()
+    with pytest.warns(UserWarning, match=r"no .*qprobe_0\.pt, so the session does not remember"):
+        trainer(tmp_path, probing(tmp_path, checkpoint=moved, **REMEMBERING), **saving).train(
+            resume_from_checkpoint=str(moved)
+        )
+
+
 def test_several_epochs_with_evaluation_end_early(tmp_path):
     """Evaluation is not looked at, and its numbers are recorded with the step they are of."""
     watched, callback = model(), probing(tmp_path)

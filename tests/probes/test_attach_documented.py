@@ -1,6 +1,8 @@
 """docs/howto/attach-to-a-training-loop.md: its script, run as it stands, and its sinks."""
 
+import json
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -53,14 +55,17 @@ def test_tensorboard_reads_what_was_recorded(tmp_path, monkeypatch):
 
 
 class Run:
-    """As much of a run of Weights & Biases as the page uses, with its signature."""
+    """As much of a run of Weights & Biases as the sink uses, with its signatures."""
 
     def __init__(self):
-        self.logged = []
+        self.logged, self.metrics = [], {}
 
     def log(self, data, step=None, commit=None):
-        assert isinstance(data, dict)
-        self.logged.append((step, data))
+        assert step is None
+        self.logged.append(dict(data))
+
+    def define_metric(self, name, step_metric=None, step_sync=None, hidden=None, summary=None):
+        self.metrics[name] = step_metric
 
 
 def test_weights_and_biases_is_told_by_its_own_words(monkeypatch):
@@ -74,11 +79,57 @@ def test_weights_and_biases_is_told_by_its_own_words(monkeypatch):
     found = {"qprobe": qprobe, "model": model}
     exec(WANDB, found)  # noqa: S102  (the page's own lines)
     stepped(model, found["session"], x)
-    logged = found["run"].logged
-    assert (1, {"training/loss": 2.5}) in logged
-    assert {step for step, _ in logged} == {1}
-    values = {key: value for _, data in logged for key, value in data.items()}
-    assert values["moments/0/input/std"] == pytest.approx(x.std(correction=0).item(), rel=1e-5)
+    (row,) = found["run"].logged
+    assert found["run"].metrics == {"qprobe/step": None, "qprobe/*": "qprobe/step"}
+    assert (row["qprobe/step"], row["qprobe/training/loss"]) == (1, 2.5)
+    std = row["qprobe/moments/0/input/std"]
+    assert std == pytest.approx(x.std(correction=0).item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_and_biases_keeps_what_it_was_told(tmp_path, monkeypatch):
+    """With the real library, which writes to the disk alone; its file is read back."""
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    model, x = tiny()
+    found = {"qprobe": qprobe, "model": model}
+    exec(WANDB, found)  # noqa: S102  (the page's own lines)
+    run, session = found["run"], found["session"]
+    for step in range(1, 12):  # looks at 1 and 11, and tells the losses between with the second
+        model(x).sum().backward()
+        session.step(loss=float(step))
+        run.log({"mine": step})
+    session.close()
+    run.finish()
+    rows = list(history(next(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))))
+    losses = {r["qprobe/step"]: r["qprobe/training/loss"] for r in rows if "qprobe/step" in r}
+    assert losses == {step: float(step) for step in range(1, 12)}
+    assert [row["mine"] for row in rows if "mine" in row] == list(range(1, 12))
+    looks = {r["qprobe/step"]: r for r in rows if "qprobe/moments/0/input/std" in r}
+    assert list(looks) == [1, 11]
+    std = x.std(correction=0).item()
+    assert looks[11]["qprobe/moments/0/input/std"] == pytest.approx(std, rel=1e-5)
+
+
+def history(path):
+    """The rows in a file of Weights & Biases: a log in blocks of 32 kB, as LevelDB has it."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, part = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # a head does not fit into the rest of the block
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        part += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part of several
+            record, part = Record.FromString(part), b""
+            items = record.history.item
+            if items:
+                yield {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
 
 
 def expected(tensor):

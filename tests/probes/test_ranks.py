@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from plain_probes import Alone, Windowed
+from plain_probes import Alone, Windowed, under_a_recipe
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +16,9 @@ import qprobe
 from qprobe import records
 from qprobe.errors import InputError
 from qprobe.probes import ranks
+from qprobe.probes.base import PROBES
 from qprobe.records.schema import Role
+from qprobe.sites import discover
 
 BATCHES = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(1))
 
@@ -98,7 +100,17 @@ def apart(rank, path):
     session.close()
 
 
-WORK = {"ddp": data_parallel, "fsdp": sharded, "skip": skipping, "apart": apart}
+def everything(rank, path):
+    """All probes under a budget; the second process now and then has no batch, or another one."""
+    model = model_of()
+    probes = [under_a_recipe(probe) for probe in PROBES if any(map(probe.selects, discover(model)))]
+    always = {probe.name: 1 for probe in probes}
+    run = path if rank == 0 else None
+    with qprobe.attach(model, run, probes, schedule=always, budget="50%") as session:
+        steps(model, session, [*BATCHES, *BATCHES], skip=(0, 2, 5) if rank else (3, 5))
+
+
+WORK = {"all": everything, "ddp": data_parallel, "fsdp": sharded, "skip": skipping, "apart": apart}
 
 
 def run(kind, path, port):
@@ -143,7 +155,7 @@ def compare(found, expected):
 def together(tmp_path_factory):
     """Data parallel training, and one in which the second process never has a batch."""
     folder = tmp_path_factory.mktemp("together")
-    run("ddp+skip", folder, free_port())
+    run("ddp+skip+all", folder, free_port())
     return folder
 
 
@@ -159,6 +171,43 @@ def test_a_process_without_batches_holds_nobody_up(together):
         if column[1:] == ("input", "alone", "n")
     }
     assert counts == {(site, step): n for site, n in (("0", 24), ("2", 32)) for step in (1, 2, 3)}
+
+
+def test_all_probes_of_two_processes_come_to_an_end(together):
+    """Under a budget they agree on each look, whoever has a batch in it."""
+    found = found_in(together / "all.qprobe")
+    assert {column.probe for column, _ in found} >= {"moments", "histogram", "four_bit"}
+
+
+def test_processes_meet_when_something_is_due_and_else_never(monkeypatch):
+    """Of two processes: one states its step and share at a look, and none between looks."""
+    met = []
+
+    def gather_object(packed, received, dst):
+        met.append("gather")
+        received[:] = [packed, packed]
+
+    def all_gather_object(said, mine):
+        met.append("agree")
+        said[:] = [mine, mine]
+
+    monkeypatch.setattr(ranks, "_several", lambda: True)
+    for name, answer in (("get_rank", 0), ("get_world_size", 2)):
+        monkeypatch.setattr(dist, name, lambda answer=answer: answer)
+    for name in ("barrier", "all_reduce", "broadcast", "all_gather", "gather"):
+        monkeypatch.setattr(dist, name, lambda *_, name=name, **__: met.append(name))
+    monkeypatch.setattr(dist, "gather_object", gather_object)
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    model, meetings = model_of(), []
+    with qprobe.attach(model, probes=[Moments(), Alone()], every=4) as session:
+        for batch in (*BATCHES, *BATCHES):
+            met.clear()
+            model(batch).sum().backward()
+            session.step(loss=1.0)
+            meetings.append(list(met))
+        met.clear()
+    assert meetings == [["gather", "agree"], [], [], [], ["gather", "agree"], []]
+    assert met == []
 
 
 @pytest.mark.slow

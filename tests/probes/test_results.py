@@ -113,7 +113,7 @@ def of_rank(slots, x):
     """As another process packs it: by the number of each slot."""
     inputs = slots.index(at(slots, INPUT))
     weight = slots.index(at(slots, Site("0", Role.WEIGHT, "linear")))
-    return {inputs: seen(x), weight: seen(x)}, {}, {inputs}
+    return {inputs: seen(x), weight: seen(x)}, {}, {inputs}, None
 
 
 def test_processes_merge_but_for_the_weights_that_each_has_whole(monkeypatch):

@@ -1,6 +1,7 @@
 """What a capture promises, over the whole zoo, and that each tensor is the right one."""
 
 import gc
+import threading
 import weakref
 
 import pytest
@@ -509,3 +510,29 @@ def test_branches_that_begin_in_place(begin, gradient):
     assert capture.missed == ()
     torch.testing.assert_close(seen.one("add ./add.0 branch[1]"), gradient(model.stem(x)))
     assert torch.equal(seen.one("add ./add.0 branch[0]"), torch.ones(3, 4))
+
+
+def test_gradients_of_two_devices_know_their_passes():
+    """Backward has a thread for each device; what one hands over is no matter of the other."""
+    entered, left, seen = threading.Event(), threading.Event(), []
+
+    def receive(site, tensor):
+        first = not seen
+        seen.append(capture.passing)
+        if first:
+            other.start()
+            entered.wait(0.2)  # unless it has to wait
+        else:
+            entered.set()
+            left.wait(0.2)
+
+    model = nn.Sequential(nn.Linear(2, 2))
+    site = Site("0", Role.GRAD_OUTPUT, "linear")
+    gradient = torch.ones(1, 2)
+    with Capture(model, [site], receive) as capture:
+        capture.passing = 7
+        other = threading.Thread(target=capture._deliver_of, args=(site, 4, None, gradient))
+        capture._deliver_of(site, 3, None, gradient)
+        left.set()
+        other.join()
+        assert (seen, capture.passing) == ([3, 4], 7)

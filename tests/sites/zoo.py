@@ -123,7 +123,7 @@ class Multihead(nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, ids):
-        x = self.embed(ids) + self.position(torch.arange(ids.shape[0])).unsqueeze(1)
+        x = self.embed(ids) + self.position(torch.arange(len(ids), device=ids.device)).unsqueeze(1)
         return self.head(self.layer(x))
 
 
