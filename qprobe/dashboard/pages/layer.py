@@ -21,6 +21,7 @@ from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.family import detail_of, family, first_of, table_of
 from qprobe.dashboard.figures.map_pair import caption, pair
 from qprobe.dashboard.findings import finding_card
+from qprobe.dashboard.findings_order import told_once
 from qprobe.dashboard.layer_detail import LayerDetail
 from qprobe.dashboard.layer_table import LayerTable
 from qprobe.dashboard.library import Library, Run
@@ -128,7 +129,8 @@ def _findings(context: Context, run: Run, site: str) -> Any:
     found = [(one, each) for one in runs for each in one.findings if site in each.sites]
     if not found:
         return None
-    return card("Findings", *[finding_card(context, one, each) for one, each in found])
+    once = told_once(found, one_training=True)
+    return card("Findings", *[finding_card(context, told) for told in once])
 
 
 class _Chosen(NamedTuple):
