@@ -1,11 +1,13 @@
 """The order in which findings are read, and which of them say the same."""
 
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from qprobe.dashboard.library import Run
 from qprobe.records import Finding, Severity
 
+_NUMBER = re.compile(r"\d[\d.,]*")
 _GRAVEST = list(reversed(Severity))
 
 
@@ -44,15 +46,24 @@ def told_once(found: Iterable[tuple[Run, Finding]], *, one_training: bool = Fals
     """Findings in the order in which they are first met, each once however many runs have it.
 
     The same analyzer has to blame the same layers for the same cause under the same recipe, in the
-    same checkpoint or, where all are of ``one_training``, in any. Numbers may differ. Two trainings
-    that find the same are two witnesses, and stay apart.
+    same checkpoint or, where all are of ``one_training``, in any. Numbers may differ. What one run
+    says twice is two things, and two trainings that find the same are two witnesses.
     """
     alike: dict[Hashable, list[tuple[Run, Finding]]] = {}
     for run, finding in found:
         about = None if one_training else run.source or run.path
-        what = (finding.analyzer, finding.cause, frozenset(finding.sites), finding.roles)
-        alike.setdefault((about, run.recipe, what), []).append((run, finding))
+        what = (about, run.recipe, _subject(finding))
+        again = 0
+        while any(one is run for one, _ in alike.get((what, again), ())):
+            again += 1
+        alike.setdefault((what, again), []).append((run, finding))
     return [_told(each) for each in alike.values()]
+
+
+def _subject(finding: Finding) -> Hashable:
+    """What it is about; where it names no layer, its words without their numbers are."""
+    words = "" if finding.sites else _NUMBER.sub("", finding.claim)
+    return finding.analyzer, finding.cause, frozenset(finding.sites), finding.roles, words
 
 
 def _told(found: Sequence[tuple[Run, Finding]]) -> Told:

@@ -59,6 +59,29 @@ def test_other_findings_stay_apart(twice, changed):
     assert [told.finding for told in told_once(said)] == [finding for _, finding in said]
 
 
+def test_what_one_run_says_twice_is_two_things(twice):
+    run = twice.run("two")
+    for sites in ((), ("head",)):
+        said = [(run, synthetic_runs.finding(sites=sites, claim=claim)) for claim in ("a", "b")]
+        assert [told.others for told in told_once(said)] == [(), ()]
+
+
+def test_of_a_whole_model_the_words_count_without_their_numbers(twice):
+    said = [
+        (run, synthetic_runs.finding(sites=(), claim=claim))
+        for run, claim in (
+            (twice.run("one"), "quantization costs 0.1216 (14.6%)"),
+            (twice.run("two"), "layers interact"),
+            (twice.run("two"), "quantization costs 0.13 (15%)"),
+        )
+    ]
+    told = told_once(said, one_training=True)
+    assert [(one.finding.claim, len(one.others)) for one in told] == [
+        ("quantization costs 0.13 (15%)", 1),
+        ("layers interact", 0),
+    ]
+
+
 def test_two_checkpoints_are_two_witnesses_unless_the_training_is_what_counts(tmp_path):
     for name in ("first", "second"):
         synthetic_runs.analysis(tmp_path / f"{name}.qprobe", name)

@@ -137,7 +137,9 @@
     clearTimeout(page.next);
     if (page.paused || document.hidden) return;
     // Tabs that were opened together do not ask together.
-    page.next = setTimeout(ask, apart() * (1 + Math.random() / 10));
+    page.next = setTimeout(function () {
+      if (!document.hidden) ask();
+    }, apart() * (1 + Math.random() / 10));
   }
 
   // Who comes back to a tab sees what is, and not what was when it was left.

@@ -163,7 +163,7 @@ def _chosen(query: Query, detail: LayerDetail) -> _Chosen:
 def _controls(detail: LayerDetail, chosen: _Chosen) -> html.Div:
     """Only what this layer has a choice of: each costs as much as a small chart."""
     found = []
-    if any(chosen.roles):
+    if detail.magnitudes or any(charts.is_kurtosis(column) for column in detail.series):
         found.append(select("layer", "role", "Tensor", chosen.roles, chosen.role))
     if _has_course(detail):
         label = "Measure over the steps"
@@ -227,7 +227,7 @@ def _heads(detail: LayerDetail, key: str | None, *, dark: bool) -> Any:
     if key is None:
         return None
     drawn = charts.heads(detail, key, dark=dark)
-    return card("Heads", chart("layer-heads", "a measure of every head", 320, drawn))
+    return card("Heads", chart("layer-heads", "a measure of every head", 320, drawn, is_map=True))
 
 
 def _maps(context: Context, run: Run, site: str) -> list[Any]:
@@ -240,7 +240,7 @@ def _maps(context: Context, run: Run, site: str) -> list[Any]:
     return [
         card(f"Sampled {word}", html.Div(caption(one), className="note"),
              chart(f"layer-{word}", f"{word} before and under the recipe", 380,
-                   pair(one, dark=context.dark)))
+                   pair(one, dark=context.dark), is_map=True))
         for word, one in found
     ]  # fmt: skip
 

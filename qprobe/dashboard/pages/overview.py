@@ -45,7 +45,7 @@ def layout(context: Context) -> Any:
         places = ", ".join(str(path) for path in context.library.paths)
         return empty_state(
             f"There is no run in {places} yet.",
-            "Runs appear here by themselves as soon as they are written.",
+            "A run is a file that ends in .qprobe. It appears here by itself once it is written.",
             "qprobe sweep --size tiny --recipe bf16 --recipe nvfp4 --recipe int4-tensor",
         )
     return html.Div(
