@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 from werkzeug.serving import make_server
 
 from qprobe import records
@@ -37,11 +37,15 @@ from qprobe.dashboard.layer_detail import layer_detail
 from qprobe.dashboard.layer_table import layer_table
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.pages.live import training
-from qprobe.dashboard.shell import POLL_MS
 from qprobe.records import Batch, Column, RunInfo, create
 
 LAYERS, MEASURES = 600, 12
-TABS, ROUNDS, SETTLE_S, TURN_S, STEP_S = 5, 5, 1.0, 3.5, 0.01
+TABS, ROUNDS, STEP_S = 5, 3, 0.01
+#: Seconds until a turn has settled, and of a turn: tabs draw at once when they go on, and then in
+#: turn within half a minute.
+SHORT, LONG = (1.0, 8.0), (6.0, 30.0)
+#: What tabs ask at most, whatever a drawing costs them.
+BEAT_S = 2.0
 #: Where a file waits for no disk, whose stalls of 40 ms would hide what tabs do to a flush of 1 ms.
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
 PATIENCE_MS = 120_000
@@ -90,7 +94,8 @@ def follow(late):
     while True:
         for url, body in asked:
             told = {"Content-Type": "application/json"}
-            urllib.request.urlopen(urllib.request.Request(url, body.encode(), told)).read()
+            told_ = body and body.encode()
+            urllib.request.urlopen(urllib.request.Request(url, told_, told)).read()
         time.sleep(apart)
 for number in range(tabs):
     threading.Thread(target=follow, args=(number * apart / tabs,)).start()
@@ -207,10 +212,12 @@ def served(path: Path) -> Iterator[str]:
 class Tab:
     """A page, and what its main thread has computed."""
 
-    def __init__(self, browser: Browser) -> None:
-        self.page: Page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    def __init__(self, browser: Browser | BrowserContext, *, watch: bool = True) -> None:
+        self.page: Page = browser.new_page()
+        self.page.set_viewport_size({"width": 1440, "height": 1000})
         self.page.set_default_timeout(PATIENCE_MS)
-        self.page.add_init_script(WATCH)
+        if watch:
+            self.page.add_init_script(WATCH)
         self._session = self.page.context.new_cdp_session(self.page)
         self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
@@ -281,21 +288,28 @@ def drilled(tab: Tab, base: str, times: int) -> Iterator[tuple[float, float]]:
 def polled(browser: Browser, folder: Path) -> Iterator[Line]:
     """A writer alone, beside clients and beside tabs that follow it, in turns."""
     found: dict[str, list[tuple[float, float]]] = {}
+    takes = []
     with Written(folder / "run.qprobe") as written, apart(folder) as base:
-        tabs = [Tab(browser) for _ in range(TABS)]
-        questions: dict[str, tuple[str, str]] = {}
+        # Whoever watches looks at every frame, which would be most of what a tab costs.
+        together = browser.new_context()  # five windows of one browser, as a person has them
+        tabs = [Tab(together, watch=False) for _ in range(TABS)]
+        questions: dict[str, tuple[str, str | None]] = {}
         tabs[0].page.on("request", lambda asked: keep(questions, asked))
         for tab in tabs:
             tab.page.goto(f"{base}/live")
             tab.page.locator("#live-series .scatterlayer path").first.wait_for(state="attached")
-        written.go_on()
+        written.go_on(LONG)
         for _ in range(ROUNDS):
             pause(tabs, stop=True)
-            found.setdefault("alone", []).append(written.go_on())
+            found.setdefault("alone", []).append(written.go_on(SHORT))
             with clients(list(questions.values())):
-                found.setdefault(f"{TABS} clients", []).append(written.go_on())
+                found.setdefault(f"{TABS} clients", []).append(written.go_on(SHORT))
             pause(tabs, stop=False)
-            found.setdefault(f"{TABS} tabs", []).append(written.go_on())
+            began = time.perf_counter(), processes(browser)
+            found.setdefault(f"{TABS} tabs", []).append(written.go_on(LONG))
+            takes.append((processes(browser) - began[1]) / (time.perf_counter() - began[0]))
+    yield Line(name=f"all processes of a browser with {TABS} tabs, of a core",
+               value=100 * statistics.median(takes), unit="%")  # fmt: skip
     alone = found.pop("alone")
     for place, measured in enumerate(("time", "CPU")):
         flush = statistics.median(one[place] for one in alone)
@@ -306,25 +320,33 @@ def polled(browser: Browser, folder: Path) -> Iterator[Line]:
             yield Line(name=f"slower beside {who}, {measured}", value=slower, unit="%", goal=2.0)
 
 
-def keep(questions: dict[str, tuple[str, str]], asked: Request) -> None:
+def processes(browser: Browser) -> float:
+    """CPU seconds of the browser so far: pages, what paints them, and what holds them together."""
+    session = browser.new_browser_cdp_session()
+    found = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    session.detach()
+    return float(sum(one["cpuTime"] for one in found))
+
+
+def keep(questions: dict[str, tuple[str, str | None]], asked: Request) -> None:
     """The questions of a tab that follows a run: whether something changed, and what is new."""
-    body = asked.post_data or ""
-    for name, told in (("pulse", '"changedPropIds":["tick.data"]'),
-                       ("live", '"changedPropIds":["pulse.data"]')):  # fmt: skip
-        if told in body:
-            questions[name] = asked.url, body
+    body = asked.post_data
+    if asked.url.endswith("/beat"):
+        questions["beat"] = asked.url, None
+    elif '"changedPropIds":["pulse.data"]' in (body or ""):
+        questions["live"] = asked.url, body
 
 
 def pause(tabs: Sequence[Tab], *, stop: bool) -> None:
     for tab in tabs:
-        tab.page.evaluate("stop => dash_clientside.set_props('clock', { disabled: stop })", stop)
+        tab.page.get_by_role("button", name="pause" if stop else "go on").click()
 
 
 @contextmanager
-def clients(questions: list[tuple[str, str]]) -> Iterator[None]:
+def clients(questions: list[tuple[str, str | None]]) -> Iterator[None]:
     if len(questions) != 2:
         raise RuntimeError(f"a tab that follows a run asks two questions, seen: {questions}")
-    asked = json.dumps([questions, TABS, POLL_MS / 1000])
+    asked = json.dumps([questions, TABS, BEAT_S])
     process = subprocess.Popen([sys.executable, "-c", CLIENTS, asked])
     try:
         yield
@@ -353,11 +375,11 @@ class Written:
     def __exit__(self, *_: object) -> None:
         self._run.close()
 
-    def go_on(self) -> tuple[float, float]:
+    def go_on(self, turn: tuple[float, float]) -> tuple[float, float]:
         """Mean wall and CPU seconds of a flush over one turn, once the last one has died away."""
         taken = []
-        settled = time.perf_counter() + SETTLE_S
-        end = settled + TURN_S
+        settled = time.perf_counter() + turn[0]
+        end = settled + turn[1]
         while time.perf_counter() < end:
             self._train()
             self._run.records(self._step, Batch(layout=self._layout, values=self._values))

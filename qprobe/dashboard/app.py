@@ -9,7 +9,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, set_props
 
-from qprobe.dashboard import security, shell
+from qprobe.dashboard import pulse, security, shell
 from qprobe.dashboard.components import empty_state
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.library import Library
@@ -47,7 +47,8 @@ def build(
     )
     app.layout = shell.layout(title)
     _route(app, library, base_path)
-    shell.register(app, library)
+    shell.register(app)
+    pulse.answer(app, library)
     for page in PAGES:
         page.register(app, library)
     security.install(app, app.server, allow_hosts)

@@ -39,8 +39,13 @@ def card(title: str, *children: Any, note: str = "", aside: Any = None) -> html.
     return html.Section([heading, _note(note), *children], className="card")
 
 
-def chart(name: str, label: str, height: int, figure: Any = None) -> html.Div:
-    """A graph with its name, its height and its exports; without a figure a callback draws it."""
+def chart(
+    name: str, label: str, height: int, figure: Any = None, *, is_map: bool = False
+) -> html.Div:
+    """A graph with its name, its height and its exports; without a figure a callback draws it.
+
+    A map keeps the width that its cells and labels need, and is scrolled on a phone.
+    """
     buttons = [
         html.Button(
             kind.upper(),
@@ -53,16 +58,19 @@ def chart(name: str, label: str, height: int, figure: Any = None) -> html.Div:
         for kind in ("png", "svg", "csv")
     ]
     drawn = {} if figure is None else {"figure": figure}
+    focus = {"tabIndex": 0} if is_map else {}  # what is scrolled has to be reached by keys
     graph = dcc.Graph(
         id=name, config=GRAPH_CONFIG, style={"height": height}, responsive=True, **drawn
     )
     return html.Div(
         [
             # Its height from the start: what is below stays where it is when the chart comes.
-            html.Div(graph, role="group", style={"minHeight": height}, **aria(label=label)),
+            html.Div(
+                graph, role="group", style={"minHeight": height}, **aria(label=label), **focus
+            ),
             html.Div(buttons, className="exports"),
         ],
-        className="chart",
+        className="chart is-map" if is_map else "chart",
     )
 
 

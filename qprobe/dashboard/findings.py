@@ -7,13 +7,14 @@ from dash import html
 from qprobe.dashboard.attributes import data
 from qprobe.dashboard.components import status
 from qprobe.dashboard.context import Context
-from qprobe.dashboard.library import Run
+from qprobe.dashboard.findings_order import Told
 from qprobe.dashboard.numerals import plain, short
 from qprobe.records import Finding
 
 
-def finding_card(context: Context, run: Run, finding: Finding) -> html.Article:
-    """One finding; its layers are links."""
+def finding_card(context: Context, told: Told) -> html.Article:
+    """One finding; its layers are links, and who else has it is folded away."""
+    run, finding = told.run, told.finding
     cause = finding.cause.replace("_", " ")
     links: list[Any] = []
     for site in finding.sites[:12]:
@@ -36,17 +37,41 @@ def finding_card(context: Context, run: Run, finding: Finding) -> html.Article:
             ),
             html.P([*links, f"and {left} more" if left > 0 else None]),
             html.P(
-                [
-                    html.Strong(plain(finding.effect)), f" {finding.unit} ",
-                    f"[{plain(finding.low)}, {plain(finding.high)}], n = {finding.n:,}, ",
-                    f"cause: {cause}",
-                ]
+                [*_effect(finding), f", cause: {cause}"]
             ),
             html.P([html.Strong("Remedy. "), finding.remedy]),
             html.P(
                 f"Control: {finding.control}. {finding.analyzer}, {run.name}. {finding.reference}",
                 className="note",
             ),
+            _others(told),
         ],
         className="finding",
     )  # fmt: skip
+
+
+def _others(told: Told) -> Any:
+    """Older runs with the same finding, each with its own number."""
+    if not told.others:
+        return None
+    count = len(told.others)
+    others = "another run has" if count == 1 else f"{count} other runs have"
+    agree = "with another severity or interval" if told.disputed else "and agrees"
+    if count > 1 and not told.disputed:
+        agree = "and agree"
+    rows = [
+        html.Li(
+            [html.Span(run.name, className="mono"), f": {finding.severity}, ", *_effect(finding)]
+        )
+        for run, finding in told.others
+    ]
+    return html.Details(
+        [html.Summary(f"{others} this finding too, {agree}"), html.Ul(rows)], className="note"
+    )
+
+
+def _effect(finding: Finding) -> list[Any]:
+    return [
+        html.Strong(plain(finding.effect)), f" {finding.unit} ",
+        f"[{plain(finding.low)}, {plain(finding.high)}], n = {finding.n:,}",
+    ]  # fmt: skip

@@ -1,23 +1,18 @@
 """The frame around every page: header, navigation, freshness, keys."""
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.dependencies import ALL
-from dash.exceptions import PreventUpdate
 
 from qprobe.dashboard.attributes import aria, data
 from qprobe.dashboard.clientside import clientside
 from qprobe.dashboard.context import Context, Page
-from qprobe.dashboard.library import Library
-from qprobe.dashboard.pulse import pulse_of
 from qprobe.dashboard.theme import MANTINE
 
-POLL_MS = 2000
 #: What :func:`chosen` fills.
 CHOSEN = (
     Output("chosen", "data"),
@@ -30,6 +25,7 @@ _KEYS = {
     "/": "filter",
     "j k": "next and previous failing layer",
     "[ ]": "previous and next run",
+    "r": "update now",
     "d": "light or dark",
     "?": "these keys",
 }
@@ -54,6 +50,8 @@ def layout(title: str) -> dmc.MantineProvider:
             html.Div([*_choices(), html.Div(id="neighbours", className="line")],
                      className="header-controls"),
             html.Div(id="freshness", className="freshness", role="status"),
+            html.Button("↻", id="refresh", type="button", className="export", title="update now",
+                        **aria(label="update now")),
             html.Button("pause", id="pause", type="button", className="export"),
             html.Button("?", id="keys", type="button", className="export",
                         **aria(label="keys")),
@@ -78,10 +76,7 @@ def layout(title: str) -> dmc.MantineProvider:
     return dmc.MantineProvider(
         [
             dcc.Location(id="address", refresh=False),
-            dcc.Interval(id="clock", interval=POLL_MS),
-            dcc.Store(id="tick"),
             dcc.Store(id="pulse"),
-            dcc.Store(id="newest"),
             dcc.Store(id="look"),
             dcc.Store(id="asked"),
             dcc.Store(id="chosen"),
@@ -165,8 +160,8 @@ def navigation(context: Context, pages: Sequence[Page], here: Page | None) -> li
     ]
 
 
-def register(app: Dash, library: Library) -> None:
-    """Addresses, freshness, theme and keys."""
+def register(app: Dash) -> None:
+    """Addresses, theme and keys; ``assets/follow.js`` sets the pulse."""
     clientside(app, "look", Output("look", "data"), Input("scheme", "id"), at_once=True)
     # With the colours, so that a page comes with its charts and is not asked for them again.
     clientside(
@@ -179,38 +174,9 @@ def register(app: Dash, library: Library) -> None:
     )
 
     clientside(app, "again", Input("pulse", "data"))
-    # The page counts the seconds itself, and asks less often while nothing changes or nobody looks.
-    clientside(app, "tick", Output("tick", "data"), Input("clock", "n_intervals"), at_once=True)
-    clientside(app, "told", Output("freshness", "children"), Input("clock", "n_intervals"),
-               Input("newest", "data"), at_once=True)  # fmt: skip
-
-    @app.callback(
-        Output("pulse", "data"),
-        Output("newest", "data"),
-        Input("tick", "data"),
-        State("pulse", "data"),
-        prevent_initial_call=True,
-    )
-    def beat(_: float, before: str | None) -> tuple[str, float | None]:
-        runs = library.runs()
-        pulse = pulse_of(runs)
-        if pulse == before:
-            raise PreventUpdate  # an answer without a body, after which nothing is drawn
-        newest = max((run.changed_s for run in runs), default=None)
-        # Seconds ago, not a time of day: another machine has another clock.
-        return pulse, None if newest is None else max(0.0, time.time() - newest)
-
     clientside(app, "remember", Input({"control": ALL, "page": ALL}, "value"))
     for name in ("run", "baseline"):
         clientside(app, f"open_{name}", Input(f"choose-{name}", "value"), State("chosen", "data"))
-    clientside(
-        app,
-        "pause",
-        Output("clock", "disabled"),
-        Output("pause", "children"),
-        Input("pause", "n_clicks"),
-        State("clock", "disabled"),
-    )
     clientside(
         app,
         "toggle",

@@ -5,6 +5,8 @@ import synthetic_runs
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from qprobe.records import Batch, Column, Metric, RunInfo, create
+
 PAIR = "?run=vit-nvfp4-s0&baseline=vit-bf16-s0"
 #: Something of each page that is there only when its callbacks have answered.
 PAGES = {
@@ -42,6 +44,24 @@ SETTLED = """() => {
     '.ag-header-row:not(:has([role=columnheader])), #layer-table .ag-delay-render, ' +
     '#layers-table .ag-delay-render');
 }"""
+
+
+#: Goes to an address of this dashboard without loading it anew.
+VISIT = """(url) => {
+  history.pushState({}, "", url);
+  window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+}"""
+
+#: Texts of charts that begin or end outside of their chart.
+CUT = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap((chart) => {
+  const frame = chart.getBoundingClientRect();
+  return [...chart.querySelectorAll('.xtitle, .ytitle, .xtick text, .ytick text, .legendtext')]
+    .filter((text) => {
+      const box = text.getBoundingClientRect();
+      return box.left < frame.left - 1 || box.right > frame.right + 1 ||
+        box.bottom > frame.bottom + 1 || box.top < frame.top - 1;
+    }).map((text) => chart.parentElement.id + ': ' + text.textContent);
+})"""
 
 
 def violations(page):
@@ -154,45 +174,43 @@ def test_a_grid_and_a_plan_can_be_saved(page, base):
     assert saved.value.path().read_text() == f'"{synthetic_runs.FAILING}" = "bf16"\n'
 
 
-@pytest.mark.parametrize(
-    "names", [("", "layer"), pytest.param([*PAGES][1:], marks=pytest.mark.slow)], ids=["two", "all"]
-)
-def test_a_phone_has_room_for_a_page(chromium, base, names):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
-    tab = context.new_page()
-    for name in names:
-        opened(tab, base, name)
-        wide = tab.evaluate("() => document.documentElement.scrollWidth")
+def test_a_phone_has_room_for_every_page(page, base):
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, base, "")
+    for name in PAGES:
+        # In place, as the links of the folded navigation do it.
+        page.evaluate(VISIT, f"/{name}{PAIR}")
+        expect(page.locator(PAGES[name]).first).to_be_attached()
+        wide = page.evaluate("() => document.documentElement.scrollWidth")
         assert wide <= 390, f"{name} is {wide} wide"
-        header = tab.locator("header").bounding_box()
-        for one in ("#choose-run", "#choose-baseline", "#pause", "#keys", "#scheme"):
-            box = tab.locator(one).bounding_box()
-            assert box["x"] >= 0, f"{one} on {name}: {box}"
-            assert box["x"] + box["width"] <= 390, f"{one} on {name}: {box}"
-            assert box["y"] >= 0, f"{one} on {name}: {box}"
-            assert box["y"] + box["height"] <= header["height"], f"{one} is below the header"
-        assert tab.locator(".modebar-container:visible").count() == 0
-    context.close()
+        assert page.locator(".modebar-container:visible").count() == 0
+        assert page.evaluate(CUT) == [], f"{name} has words that are cut"
+    header = page.locator("header").bounding_box()
+    for one in ("#choose-run", "#choose-baseline", "#refresh", "#pause", "#keys", "#scheme"):
+        box = page.locator(one).bounding_box()
+        assert box["x"] >= 0, f"{one}: {box}"
+        assert box["x"] + box["width"] <= 390, f"{one}: {box}"
+        assert box["y"] >= 0, f"{one}: {box}"
+        assert box["y"] + box["height"] <= header["height"], f"{one} is below the header"
 
 
-def test_what_did_not_change_is_answered_with_nothing_and_a_hidden_tab_asks_nothing(page, base):
-    told = []
-    page.on("response", lambda one: told.append(one) if "update-component" in one.url else None)
+def test_what_did_not_change_costs_a_question_and_a_hidden_tab_asks_nothing(page, base):
+    asked = []
+    page.on("request", lambda one: asked.append(one.url))
     opened(page, base, "live")
-
-    def is_beat(one):
-        return '"changedPropIds":["tick.data"]' in (one.request.post_data or "")
-
-    with page.expect_response(lambda one: is_beat(one) and one.status == 204):
+    expect(page.locator("#freshness")).to_contain_text(re.compile("ago|just now"))
+    page.wait_for_load_state("networkidle")
+    asked.clear()
+    with page.expect_response("**/beat"):
         pass
-    expect(page.locator("#freshness")).to_contain_text("ago")
+    assert {url.rpartition("/")[2] for url in asked} == {"beat"}
     hide = "hidden => Object.defineProperty(document, 'hidden', { value: hidden, writable: true })"
     page.evaluate(hide, True)
-    page.wait_for_timeout(500)
-    told.clear()
-    page.wait_for_timeout(4500)
-    assert [one.url for one in told] == []
-    with page.expect_response(is_beat):
+    page.wait_for_timeout(300)  # for an answer that is under way
+    asked.clear()
+    page.wait_for_timeout(2700)
+    assert asked == []
+    with page.expect_response("**/beat"):
         page.evaluate("() => { document.hidden = false; }")
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
@@ -273,29 +291,74 @@ def test_runs_without_measurements_name_the_command(page, base):
         expect(page.locator(".empty")).to_contain_text("qprobe analyze")
 
 
-def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path):
-    from qprobe.records import Batch, Column, Metric, RunInfo, create
-
+@pytest.fixture
+def written(tmp_path):
+    """A training under way, and what writes a step of it."""
     info = RunInfo(config=synthetic_runs.config("nvfp4", 0), environment={}, recipe="nvfp4")
     with create(tmp_path / "run.qprobe", info) as writer:
         layout = writer.layout([Column("", "", "training", "loss")])
 
-        def step(number):
+        def step(number, *scores):
             writer.records(number, Batch(layout=layout, values=synthetic_runs.np.array([1.0])))
+            writer.metrics([Metric(step=number, split="validation", name="auprc", value=score)
+                            for score in scores])  # fmt: skip
             writer.flush()
 
-        page.goto(f"{served(tmp_path)}/live")
-        expect(page.get_by_text("This run is no training.")).to_be_visible()
-        step(1)
-        expect(page.locator("#live-facts")).to_contain_text("1 of 100")
-        expect(page.locator("#live-facts")).to_contain_text("running")
-        score = page.get_by_role("textbox", name="Validation score")
-        expect(score).to_have_value("")
-        writer.metrics([Metric(step=42, split="validation", name="auprc", value=0.5)])
-        step(42)
-        expect(page.locator("#live-facts")).to_contain_text("42 of 100")
-        # A page that is older than the first validation shows it all the same.
-        expect(score).to_have_value("auprc")
-        expect(page.locator("#live-scores .scatterlayer path").first).to_be_attached()
-        page.get_by_role("button", name="pause").click()
-        expect(page.get_by_role("button", name="go on")).to_be_visible()
+        yield step
+
+
+def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path, written):
+    page.goto(f"{served(tmp_path)}/live")
+    expect(page.get_by_text("This run is no training.")).to_be_visible()
+    written(1)
+    facts = page.locator("#live-facts")
+    expect(facts).to_contain_text("1 of 100")
+    expect(facts).to_contain_text("running")
+    score = page.get_by_role("textbox", name="Validation score")
+    expect(score).to_have_value("")
+    page.get_by_role("button", name="pause").click()
+    expect(page.get_by_role("button", name="go on")).to_be_visible()
+    asked = []
+    page.on("request", lambda one: asked.append(one.url))
+    written(42, 0.5)
+    page.wait_for_timeout(2500)
+    assert asked == []
+    page.get_by_role("button", name="update now").click()  # also while it is paused
+    expect(facts).to_contain_text("42 of 100")
+    # A page that is older than the first validation shows it all the same.
+    expect(score).to_have_value("auprc")
+    expect(page.locator("#live-scores .scatterlayer path").first).to_be_attached()
+    written(43)
+    page.get_by_role("button", name="go on").click()
+    expect(facts).to_contain_text("43 of 100")
+
+
+#: Every drawing of a chart takes this page half a second.
+SLOW = """() => {
+  const react = Plotly.react;
+  Plotly.react = function () {
+    const end = performance.now() + 500;
+    while (performance.now() < end);
+    return react.apply(this, arguments);
+  };
+}"""
+
+
+def test_a_page_that_draws_slowly_follows_slowly_and_says_so(page, served, tmp_path, written):
+    written(1)
+    page.goto(f"{served(tmp_path)}/live")
+    expect(page.locator("#live-series .scatterlayer path").first).to_be_attached()
+    page.evaluate(SLOW)
+    facts = page.locator("#live-facts")
+    with page.expect_response("**/beat"):  # from here on a change is seen
+        pass
+    written(2)
+    expect(facts).to_contain_text("2 of 100")
+    expect(page.locator("#freshness")).to_have_text("updated just now, every 30 s")
+    asked = []
+    page.on("request", lambda one: asked.append(one.url))
+    written(3)
+    page.wait_for_timeout(2500)
+    assert asked == []
+    page.keyboard.press("r")
+    expect(facts).to_contain_text("3 of 100")

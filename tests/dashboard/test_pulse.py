@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from qprobe.dashboard import create_app
 from qprobe.dashboard.pulse import pulse_of
 from qprobe.records import Status
 
@@ -12,3 +13,13 @@ def test_a_pulse_changes_with_what_is_written_ends_or_vanishes(library):
     states = [runs, [grown, *runs[1:]], [ended, *runs[1:]], runs[1:], []]
     assert len({pulse_of(state) for state in states}) == len(states)
     assert pulse_of(runs) == pulse_of(library.runs(now=True))
+
+
+def test_a_page_asks_for_the_pulse_and_the_age_of_what_was_written_last(sweep, library, tmp_path):
+    app = create_app(sweep, base_path="/q/")
+    told = app.server.test_client().get("/q/beat")
+    assert told.json["pulse"] == pulse_of(library.runs())
+    assert 0 <= told.json["age_s"] < 3600
+    assert app.server.test_client().get("/q/beat", headers={"Host": "evil"}).status_code == 403
+    empty = create_app(tmp_path).server.test_client().get("/beat").json
+    assert empty == {"pulse": pulse_of([]), "age_s": None}

@@ -18,21 +18,6 @@
   }
 
   let watched = null;
-  // When what the server told last was told, and the beats since it was asked.
-  const pulse = { newest: undefined, changed: performance.now(), waited: 0, asked: false };
-
-  // Who comes back to a tab sees what is, and not what was when it was left.
-  document.addEventListener("visibilitychange", function () {
-    const paused = document.getElementById("pause");
-    if (document.hidden || !paused || paused.textContent !== "pause") return;
-    dash_clientside.set_props("tick", { data: performance.now() });
-  });
-
-  function ago(seconds) {
-    const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
-    const unit = units.find(function (one) { return seconds >= one[1]; }) || units[3];
-    return Math.floor(seconds / unit[1]) + " " + unit[0] + " ago";
-  }
 
   function idle(act, after) {
     // A page that is never idle has to get its tables too, and not every browser can tell.
@@ -110,32 +95,6 @@
           }, 0);
           idle(done, 1500);
         });
-      },
-      tick: function () {
-        if (document.hidden) return dash_clientside.no_update;
-        const now = performance.now();
-        // Every beat at first, every fifth after a minute in which nothing changed.
-        const apart = Math.min(5, 1 + Math.floor((now - pulse.changed) / 15000));
-        pulse.waited += 1;
-        if (pulse.asked && pulse.waited < apart) return dash_clientside.no_update;
-        pulse.waited = 0;
-        pulse.asked = true;
-        // Tabs that were opened together do not ask together.
-        return new Promise(function (tell) {
-          setTimeout(function () { tell(now); }, Math.random() * 300);
-        });
-      },
-      told: function (beats, newest) {
-        if (newest !== pulse.newest) {
-          pulse.newest = newest;
-          pulse.changed = performance.now();
-        }
-        if (newest === undefined) return "";
-        if (newest === null) return "no runs yet";
-        return "updated " + ago(newest + (performance.now() - pulse.changed) / 1000);
-      },
-      pause: function (clicks, paused) {
-        return [!paused, paused ? "pause" : "go on"];
       },
       toggle: function (clicks, opened) {
         return !opened;
@@ -241,6 +200,7 @@
       "[": function () { follow(["a[data-run=previous]"]); },
       "]": function () { follow(["a[data-run=next]"]); },
       d: function () { document.getElementById("scheme").click(); },
+      r: function () { document.getElementById("refresh").click(); },
       "?": function () { document.getElementById("keys").click(); },
     }[event.key];
     if (act) {

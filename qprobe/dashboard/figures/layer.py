@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
-from qprobe.dashboard.figures.frame import empty, frame, margins, text
+from qprobe.dashboard.figures.frame import empty, frame, margins, text, wrapped
 from qprobe.dashboard.layer_detail import FIRST, OCTAVES, Magnitudes
 from qprobe.dashboard.numerals import plain
 from qprobe.records import Column, Series
@@ -53,7 +53,7 @@ def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.
         )
     _grid(figure, largest, (float(low), float(high)), dark)
     figure.update_xaxes(
-        title="|x|, powers of two; lines: E2M1 values under one scale", range=[low, high],
+        title="|x|; lines: E2M1 under one scale", range=[low, high],
         tickvals=ticks, ticktext=[f"2<sup>{tick}</sup>" for tick in ticks], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="share of values", tickformat=".0%")
@@ -121,7 +121,11 @@ def operands(
                 textposition="outside",
                 hovertemplate="%{y}<br>%{x:.2f} dB<extra>" + name + "</extra>",
             )
-    figure.update_xaxes(title="SQNR in dB, more is better", rangemode="tozero")
+    known = np.array([*products.values(), *tensors.values()], dtype=np.float64)
+    longest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
+    # Room for the number after the longest bar.
+    room = {"range": [0, 1.2 * longest]} if longest and np.nanmin(known) >= 0 else {}
+    figure.update_xaxes(title="SQNR in dB, more is better", rangemode="tozero", **room)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(showlegend=True)
     margins(figure, [*products, *tensors])
@@ -159,8 +163,10 @@ def over_time(
                 hovertemplate="NaN or infinite",
             )
     figure.update_xaxes(title="step")
-    figure.update_yaxes(title=text(label), type="log" if logarithmic else "linear")
-    margins(figure)
+    title = wrapped(label, 30)
+    figure.update_yaxes(title=title, type="log" if logarithmic else "linear")
+    # A second line of the title is as wide as two digits.
+    margins(figure, ["-0.00001" + "  " * title.count("<br>")])
     return figure
 
 

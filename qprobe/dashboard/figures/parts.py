@@ -65,7 +65,9 @@ def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Seq
                 hovertemplate="%{y:.4g}",
             )
     shown = np.concatenate([part.series.values for part in kept])
-    spread = "energy" in key and bool((shown[np.isfinite(shown)] > 0).all())
+    finite = shown[np.isfinite(shown)]
+    # Decades, where there is one: between 0.9 and 1 a logarithm has a tick for every hundredth.
+    spread = "energy" in key and finite.size > 0 and 0 < 10 * finite.min() <= finite.max()
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=text(key.replace("_", " ")), type="log" if spread else "linear")
     return figure

@@ -128,7 +128,7 @@ def curve(found: Sequence[Growing], unit: str, *, dark: bool, whole: float | Non
         )  # fmt: skip
     figure.update_xaxes(title="layers in high precision", tickvals=x, ticktext=[
         f"+ {name}" for name in names
-    ], tickangle=-30 if len(names) > 3 else 0)  # fmt: skip
+    ], tickangle=-60 if len(names) > 3 else 0, range=[0.5, len(names) + 0.5])  # fmt: skip
     figure.update_yaxes(title=unit, rangemode="tozero")
     return figure
 

@@ -58,7 +58,10 @@ def layout(context: Context) -> Any:
         select("attention", "layer", "Attention", sites, query.choice("layer", sites, sites[0])),
     ]  # fmt: skip
     cards = [
-        card("Every head", chart("heads", "a measure of every head", 110 + 34 * len(sites))),
+        card(
+            "Every head",
+            chart("heads", "a measure of every head", 110 + 34 * len(sites), is_map=True),
+        ),
         card("Over the training", chart("head-lines", "heads of one attention over time", 380)),
     ]
     chosen, sampled = _maps(context, run)
@@ -88,7 +91,7 @@ def _maps(context: Context, run: Run) -> tuple[list[Any], Any]:
         )
     shown = context.query.choice("map", names, names[0])
     note = html.Div(id="map-caption", className="note", role="status")
-    drawn = chart("head-map", "a map of attention before and under the recipe", 420)
+    drawn = chart("head-map", "a map of attention before and under the recipe", 420, is_map=True)
     return [select("attention", "map", "Sampled map", names, shown)], card(
         "Sampled maps", note, drawn
     )

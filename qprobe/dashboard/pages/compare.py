@@ -62,7 +62,8 @@ def layout(context: Context) -> Any:
                      className="controls"),
             html.Div(
                 [
-                    card("Difference", chart("difference", "difference by block and module", 460),
+                    card("Difference", chart("difference", "difference by block and module", 460,
+                                             is_map=True),
                          note="This run minus the baseline, turned so that up is worse. × is a "
                          "layer that only one run has."),
                     card("Layer against layer", chart("against", "values of both runs", 460),

@@ -21,6 +21,7 @@ from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.family import detail_of, family, first_of, table_of
 from qprobe.dashboard.figures.map_pair import caption, pair
 from qprobe.dashboard.findings import finding_card
+from qprobe.dashboard.findings_order import told_once
 from qprobe.dashboard.layer_detail import LayerDetail
 from qprobe.dashboard.layer_table import LayerTable
 from qprobe.dashboard.library import Library, Run
@@ -128,7 +129,8 @@ def _findings(context: Context, run: Run, site: str) -> Any:
     found = [(one, each) for one in runs for each in one.findings if site in each.sites]
     if not found:
         return None
-    return card("Findings", *[finding_card(context, one, each) for one, each in found])
+    once = told_once(found, one_training=True)
+    return card("Findings", *[finding_card(context, told) for told in once])
 
 
 class _Chosen(NamedTuple):
@@ -161,7 +163,7 @@ def _chosen(query: Query, detail: LayerDetail) -> _Chosen:
 def _controls(detail: LayerDetail, chosen: _Chosen) -> html.Div:
     """Only what this layer has a choice of: each costs as much as a small chart."""
     found = []
-    if any(chosen.roles):
+    if detail.magnitudes or any(charts.is_kurtosis(column) for column in detail.series):
         found.append(select("layer", "role", "Tensor", chosen.roles, chosen.role))
     if _has_course(detail):
         label = "Measure over the steps"
@@ -225,7 +227,7 @@ def _heads(detail: LayerDetail, key: str | None, *, dark: bool) -> Any:
     if key is None:
         return None
     drawn = charts.heads(detail, key, dark=dark)
-    return card("Heads", chart("layer-heads", "a measure of every head", 320, drawn))
+    return card("Heads", chart("layer-heads", "a measure of every head", 320, drawn, is_map=True))
 
 
 def _maps(context: Context, run: Run, site: str) -> list[Any]:
@@ -238,7 +240,7 @@ def _maps(context: Context, run: Run, site: str) -> list[Any]:
     return [
         card(f"Sampled {word}", html.Div(caption(one), className="note"),
              chart(f"layer-{word}", f"{word} before and under the recipe", 380,
-                   pair(one, dark=context.dark)))
+                   pair(one, dark=context.dark), is_map=True))
         for word, one in found
     ]  # fmt: skip
 

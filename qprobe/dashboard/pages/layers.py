@@ -73,13 +73,13 @@ def layout(context: Context) -> Any:
             html.Div(_counted(shown, table), id="layers-shown", className="note", role="status"),
             card("Rank along the depth of the model",
                  chart("fingerprint", "rank of layers within each measure", 380,
-                       fingerprint(shown, dark=context.dark)),
+                       fingerprint(shown, dark=context.dark), is_map=True),
                  note="Rank within each measure: 1 is the worst layer. × is NaN or infinite, grey "
                  "was not measured."),
             html.Div(
                 [
                     card("Blocks and modules",
-                         chart("matrix", "one measure by block and module", 480)),
+                         chart("matrix", "one measure by block and module", 480, is_map=True)),
                     card("The worst layers",
                          html.Div(_worst(context, run.name, shown), id="worst"),
                          note="By what they bring back alone where that was measured, then by the "

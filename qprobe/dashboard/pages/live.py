@@ -1,5 +1,6 @@
 """Live: where a training stands, while it runs."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -176,21 +177,31 @@ def register(app: Dash, library: Library) -> None:
         State("live-drawn", "data"),
     )
     def fill(
-        key: str, score: str | None, axis: str, names: list[str], *rest: str
+        key: str, score: str | None, axis: str, names: list[str], *rest: Any
     ) -> tuple[Any, ...]:
-        run, dark, logarithmic = library.run(names[0]), rest[0] == "dark", axis == "log"
+        look, _, before = rest
         drawn = pulse_of([one for one in map(library.run, names) if one is not None])
-        if ctx.triggered_id == "pulse" and drawn == rest[-1]:
+        follows = ctx.triggered_id == "pulse" and before is not None
+        if follows and drawn == before["pulse"]:
             raise PreventUpdate  # another run was written to
+        run = library.run(names[0])
         if run is None:
             raise InputError(f"the run {names[0]!r} is gone; choose another one.")
         # A page that was opened before the first validation has no score to choose yet.
         known = _scores(library, run)
         first = None if score else _telling(known)
-        asked = _Asked(key=key, score=score or first or "", logarithmic=logarithmic, dark=dark)
+        asked = _Asked(key=key, score=score or first or "", logarithmic=axis == "log",
+                       dark=look == "dark")  # fmt: skip
         # Tabs ask one after another, and what they see is drawn once.
         shown = library.remembered((drawn, *names, asked), lambda: _shown(library, names, asked))
-        return (*shown, drawn, known if first else no_update, first or no_update)
+        there = before["charts"] if follows else (None, None)
+        charts = [
+            chart.figure if chart.content != content else no_update
+            for chart, content in zip(shown.charts, there, strict=True)
+        ]
+        now = {"pulse": drawn, "charts": [chart.content for chart in shown.charts]}
+        chosen = (known, first) if first else (no_update, no_update)
+        return (*shown.facts, *charts, now, *chosen)
 
 
 class _Asked(NamedTuple):
@@ -202,7 +213,21 @@ class _Asked(NamedTuple):
     dark: bool
 
 
-def _shown(library: Library, names: Sequence[str], asked: _Asked) -> tuple[Any, ...]:
+class _Chart(NamedTuple):
+    """A chart, and a word for what is in it: one with the same content is not drawn again."""
+
+    figure: Any
+    content: str
+
+
+class _Shown(NamedTuple):
+    """What the page has of a state of its runs."""
+
+    facts: tuple[Any, Any]
+    charts: tuple[_Chart, _Chart]
+
+
+def _shown(library: Library, names: Sequence[str], asked: _Asked) -> _Shown:
     """Facts, progress and both charts of a run beside the baseline's."""
     series, scores = [], []
     facts: tuple[Any, Any] = (None, None)
@@ -214,12 +239,19 @@ def _shown(library: Library, names: Sequence[str], asked: _Asked) -> tuple[Any, 
             scores.append((word, score_series(found, asked.score)))
             if word == "this run":
                 facts = _facts(run, measured, found), _progress(run, measured)
-    look = {"dark": asked.dark, "logarithmic": asked.logarithmic}
-    return (
-        *facts,
-        over_time(series, asked.key or "", **look),
-        over_time(scores, asked.score, **look),
+    return _Shown(
+        facts=facts,
+        charts=(_chart(series, asked.key or "", asked), _chart(scores, asked.score, asked)),
     )
+
+
+def _chart(lines: Sequence[tuple[str, Series]], label: str, asked: _Asked) -> _Chart:
+    content = hashlib.sha256()
+    for name, series in lines:
+        for part in (name.encode(), series.steps.tobytes(), series.values.tobytes()):
+            content.update(part)
+    figure = over_time(lines, label, dark=asked.dark, logarithmic=asked.logarithmic)
+    return _Chart(figure=figure, content=content.hexdigest())
 
 
 PAGE = Page(path="/live", title="Live", sign="∿", layout=layout, register=register)

@@ -25,7 +25,7 @@ from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.figures.overview import forest, height
 from qprobe.dashboard.filters import compiled
 from qprobe.dashboard.findings import finding_card
-from qprobe.dashboard.findings_order import gravest_first
+from qprobe.dashboard.findings_order import gravest_first, told_once
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.numerals import interval, plain
 from qprobe.dashboard.quality import Group, Quality, Question, quality
@@ -45,7 +45,7 @@ def layout(context: Context) -> Any:
         places = ", ".join(str(path) for path in context.library.paths)
         return empty_state(
             f"There is no run in {places} yet.",
-            "Runs appear here by themselves as soon as they are written.",
+            "A run is a file that ends in .qprobe. It appears here by itself once it is written.",
             "qprobe sweep --size tiny --recipe bf16 --recipe nvfp4 --recipe int4-tensor",
         )
     return html.Div(
@@ -121,7 +121,8 @@ def _controls(query: Query, runs: Sequence[Run]) -> html.Div:
 
 
 def _findings(context: Context) -> list[Any]:
-    found = gravest_first([run for run in context.library.runs() if run.problem is None])
+    readable = [run for run in context.library.runs() if run.problem is None]
+    found = told_once(gravest_first(readable))
     if not found:
         return [
             empty_state(
@@ -130,7 +131,7 @@ def _findings(context: Context) -> list[Any]:
                 "qprobe analyze runs/RUN/best.pt",
             )
         ]
-    shown = [finding_card(context, run, finding) for run, finding in found[:_SHOWN]]
+    shown = [finding_card(context, told) for told in found[:_SHOWN]]
     left = len(found) - _SHOWN
     return [*shown, html.P(f"and {left} more", className="note") if left > 0 else None]
 
