@@ -10,8 +10,8 @@ over the plain step of its round.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -19,15 +19,15 @@ from time import thread_time
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from interleaved import machine
+from overhead_end_to_end import EndToEnd, Twin, end_to_end, idle, unit
+from overhead_models import Training, cnn, vit
 from overhead_peers import PEERS
 from overhead_truth import kurtosis_errors
 from summary import eager
-from torch import Tensor, nn
+from torch import Tensor
 
 import qprobe
-from qprobe.models import build
 from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.block_scales import BlockScales
 from qprobe.probes.gradient_fidelity import GradientFidelity
@@ -36,13 +36,11 @@ from qprobe.probes.schedule import ON_DEMAND
 from qprobe.probes.session import Session
 from qprobe.probes.softmax_levels import SoftmaxLevels
 from qprobe.probes.summary import Summary
-from qprobe.records.schema import Role
-from qprobe.sites import Capture, Site, discover
+from qprobe.sites import Capture, Site
 
 if TYPE_CHECKING:
     from qprobe.probes.base import Probe
 
-WATCHED = frozenset({Role.INPUT, Role.WEIGHT, Role.GRAD_OUTPUT})
 FULL: "list[str | Probe]" = ["moments", "histogram", "four_bit"]
 RECIPE = "nvfp4-2d-rht-sr"
 #: Percent of the rest of a step, by row and column of the table.
@@ -58,98 +56,8 @@ GOALS = {
 FLOORS = {("ViT float32", "qprobe, native"): 6.0, ("ViT bfloat16", "qprobe, native"): 6.0}
 #: Percent of ten steps that one look among them may cost, end to end.
 END_TO_END = 1.0
-
-
-class Block(nn.Module):
-    """A block of a vision transformer as others write it: attention inside one module."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
-
-
-class ViT(nn.Module):
-    """4.2 million parameters; 196 tokens and one that is learned."""
-
-    def __init__(self, image: int = 224, dim: int = 192, depth: int = 9) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, dim, 16, 16)
-        tokens = (image // 16) ** 2 + 1
-        self.token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        self.position = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
-        self.blocks = nn.Sequential(*(Block(dim, max(1, dim // 64)) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 100)
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), patches], 1) + self.position
-        return self.head(self.norm(self.blocks(x)).mean(1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """A model and how to take one step of it."""
-
-    name: str
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
-    amp: bool
-    optimizer: torch.optim.Optimizer
-
-    def step(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
-            loss = self.loss(self.model(self.x), self.y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-    @property
-    def sites(self) -> list[Site]:
-        """Input, weight and gradient of every layer that multiplies, but what is no ViT linear."""
-        kinds = ("linear",) if isinstance(self.model, ViT) else ("conv",)
-        found = discover(self.model)
-        return [s for s in found if s.role in WATCHED and s.kind.startswith(kinds)]
-
-
-def vit(quick: bool, amp: bool) -> Training:
-    torch.manual_seed(0)
-    image, dim, depth, batch = (32, 64, 2, 4) if quick else (224, 192, 9, 16)
-    model = ViT(image, dim, depth)
-    return Training(
-        name=f"ViT {'bfloat16' if amp else 'float32'}",
-        model=model,
-        x=torch.randn(batch, 3, image, image),
-        y=torch.randint(0, 100, (batch,)),
-        loss=F.cross_entropy,
-        amp=amp,
-        optimizer=torch.optim.AdamW(model.parameters(), 1e-4),
-    )
-
-
-def cnn(quick: bool) -> Training:
-    image, batch = (32, 2) if quick else (128, 16)
-    model = build("cnn", "500k", image=image)
-    x = torch.randn(batch, 3, image, image)
-    return Training(
-        name="CNN float32",
-        model=model,
-        x=x,
-        y=(x[:, :1] > 0).float(),
-        loss=F.binary_cross_entropy_with_logits,
-        amp=False,
-        optimizer=torch.optim.AdamW(model.parameters(), 1e-4),
-    )
+#: Groups of four steps that it is measured in.
+UNITS = 36
 
 
 @dataclass(slots=True, kw_only=True)
@@ -266,28 +174,44 @@ def measure(training: Training, rounds: int) -> tuple[list[Row], float]:
     return list(rows.values()), median(plain_steps[1:])
 
 
-def in_ten(training: Training, blocks: int) -> list[float]:
-    """End to end of one look in ten steps: blocks of ten, watched over not watched."""
-    found = []
-    for _ in range(blocks):
-        began = thread_time()
-        for _ in range(10):
-            training.step()
-        plain = thread_time() - began
-        on_demand = dict.fromkeys(map(str, FULL), ON_DEMAND)
-        with qprobe.attach(
-            training.model, probes=FULL, sites=training.sites, schedule=on_demand, arrays=0
-        ) as session:
+@contextmanager
+def watched(training: Training) -> Iterator[Twin]:
+    """A training, and its steps under a session that looks when it is told to."""
+    on_demand = dict.fromkeys(map(str, FULL), ON_DEMAND)
+    with qprobe.attach(
+        training.model, probes=FULL, sites=training.sites, schedule=on_demand, arrays=0
+    ) as session:
+
+        def look() -> None:
             session.observe_next()
-            training.step()  # summaries are made
-            session.step()
-            session.observe_next()
-            began = thread_time()
-            for _ in range(10):
-                training.step()
-                session.step()
-            found.append((thread_time() - began) / plain - 1.0)
-    return found
+            watched_step(training, session)
+
+        look()  # summaries are made
+        step = partial(watched_step, training, session)
+        yield Twin(plain=training.step, watched=step, look=look)
+
+
+def plainly(training: Training) -> Twin:
+    """The same without a session."""
+    return Twin(plain=training.step, watched=training.step, look=training.step)
+
+
+def in_ten(size: str, units: int, waiting: int) -> EndToEnd:
+    """One look in ten steps; half of the units watch one twin, half the other."""
+    found, idling = [], []
+    for one, two in (two_of(size), two_of(size)[::-1]):
+        one.step()
+        with watched(two) as twin:
+            found += [unit(plainly(one), twin) for _ in range(-(-units // 2))]
+    for one, two in (two_of("idle"), two_of("idle")[::-1]):
+        with watched(two) as twin:
+            idling.append(idle(plainly(one), twin, waiting))
+    return end_to_end(found, sum(idling) / 2)
+
+
+def two_of(size: str) -> list[Training]:
+    """Two trainings that do the same."""
+    return [vit(size) for _ in range(2)]
 
 
 def not_due(rounds: int) -> tuple[float, float]:
@@ -295,7 +219,7 @@ def not_due(rounds: int) -> tuple[float, float]:
 
     On a model of two blocks with so little work that microseconds show.
     """
-    training = vit(quick=True, amp=False)
+    training = vit("quick")
     plain, watched = [], []
     for _ in range(20 * rounds):
         plain.append(milliseconds(training.step))
@@ -360,22 +284,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small models: does it run?")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--end-to-end", action="store_true", help="one look in ten steps alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 1 if given.quick else given.rounds
     print("Machine: " + ", ".join(f"{k} {v}" for k, v in machine().items()) + ".\n")
-    for make in (partial(vit, given.quick, False), partial(vit, given.quick, True)):
-        training = make()
-        print(table(training, *measure(training, rounds)), flush=True)
-    training = cnn(given.quick)
-    print(table(training, *measure(training, rounds)), flush=True)
-    ten = in_ten(vit(given.quick, False), rounds)
+    size = "quick" if given.quick else "full"
+    if not given.end_to_end:
+        for make in (partial(vit, size), partial(vit, size, True), partial(cnn, given.quick)):
+            training = make()
+            print(table(training, *measure(training, rounds)), flush=True)
+    ten = in_ten(size, *((4, 4) if given.quick else (UNITS, 400)))
     print(
-        f"- one look in ten steps, end to end: {percent(ten)} % "
-        f"(goal: {judged(END_TO_END, 100 * median(ten))})"
+        f"- one look in ten steps, end to end: {ten.middle:.2f} % "
+        f"({ten.low:.2f} to {ten.high:.2f}, "
+        f"95 % interval of {ten.units} units), plain mean {ten.mean:.2f} %, of it {ten.idle:.2f} % "
+        f"of steps that are not due (goal: {judged(END_TO_END, ten.middle)})"
     )
-    watched, plain = not_due(rounds)
-    print(f"- a step that is not due, of a tiny model: {watched:.2f} ms, unwatched {plain:.2f} ms")
+    print(
+        f"- the garbage collector looked through everything in {ten.collected} of them, "
+        f"{ten.collecting:.2f} % in the mean"
+    )
+    due, plain = not_due(rounds)
+    print(f"- a step that is not due, of a tiny model: {due:.2f} ms, unwatched {plain:.2f} ms")
     kilobytes = Summary(768).buffer.nbytes / 1000
     print(f"- a summary of 768 channels: {kilobytes:.1f} kB (goal: {judged(64, kilobytes)})")
     for line in kurtosis_errors():

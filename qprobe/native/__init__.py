@@ -3,9 +3,9 @@
 They are one plain shared library behind a C ABI, opened with :mod:`ctypes` and fed with addresses,
 so neither Python's nor PyTorch's headers are needed to build it. Where it could not be built,
 :data:`kernels` is ``None`` and PyTorch does the work: quantization (:mod:`qprobe.quant`) with the
-same bits, summaries (:mod:`qprobe.probes.summary`) and rows of attention
-(:mod:`qprobe.stats.attention`) with the same counts and, but for the rounding of their sums, the
-same numbers.
+same bits, summaries (:mod:`qprobe.probes.summary`) and attention (:mod:`qprobe.stats.attention`,
+:mod:`qprobe.probes.attended_native`) with the same counts and, but for the rounding of their sums,
+the same numbers.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 from qprobe.errors import InputError
 
-_ABI: Final = 4
+_ABI: Final = 5
 _LIBRARY: Final = "qprobe.native._kernels"
 
 
@@ -101,6 +101,61 @@ class AttentionRows(ctypes.Structure):
     ]
 
 
+class Vectors(ctypes.Structure):
+    """Vectors of one head: the address of the first, and how far samples and tokens are apart."""
+
+    _fields_: ClassVar = [("first", _address), ("sample", _size), ("token", _size)]
+
+
+class Layer(ctypes.Structure):
+    """A layer ``x·wᵀ + bias`` and which rows of its weight make up one head.
+
+    ``x`` is ``[tokens, inputs]``, dense, its samples ``sample`` elements apart; ``weight`` is
+    ``[outputs, inputs]``, ``bias`` nothing or ``[outputs]``.
+    """
+
+    _fields_: ClassVar = [
+        ("x", _address),
+        ("weight", _address),
+        ("bias", _address),
+        ("sample", _size),
+        ("tokens", _size),
+        ("outputs", _size),
+        ("inputs", _size),
+        ("row", _size),
+        ("step", _size),
+    ]
+
+
+class AttentionLook(ctypes.Structure):
+    """A sample of one head of an attention where it lies, and where results go.
+
+    Those are as in :class:`AttentionRows`: of logits, of their softmax, of projected logits, which
+    are left alone unless ``projected``.
+    """
+
+    _fields_: ClassVar = [
+        ("q", Vectors),
+        ("k", Vectors),
+        ("of_q", Layer),
+        ("of_k", Layer),
+        ("projected", _size),
+        ("samples", _size),
+        ("queries", _size),
+        ("keys", _size),
+        ("depth", _size),
+        ("sample", _address),
+        ("query", _address),
+        ("scale", ctypes.c_double),
+        ("bias", _address),
+        ("visible", _address),
+        ("counts", _address * 3),
+        ("sums", _address * 3),
+        ("levels", _address),
+        ("scratch", _address),
+    ]
+
+
 _SIGNATURES: Final = {
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
     "qprobe_group_max": [_address, _size, _size, _size, _size],
@@ -145,6 +200,11 @@ class Kernels:
         self._rows = {name: getattr(library, f"qprobe_{name}") for name in _OF_ROWS}
         for function in self._rows.values():
             function.argtypes, function.restype = [ctypes.POINTER(AttentionRows)], ctypes.c_int
+        self._look = library.qprobe_attention_look
+        self._look.argtypes, self._look.restype = [ctypes.POINTER(AttentionLook)], ctypes.c_int
+        self._look_scratch = library.qprobe_attention_look_scratch
+        self._look_scratch.argtypes = [ctypes.POINTER(AttentionLook)]
+        self._look_scratch.restype = _size
         self._attention_scratch = library.qprobe_attention_scratch
         self._attention_scratch.argtypes, self._attention_scratch.restype = [_size], _size
         self.instruction_set = self.select(InstructionSet.AVX512)
@@ -168,6 +228,14 @@ class Kernels:
     def softmax_change(self, rows: AttentionRows) -> bool:
         """Counts ``[5, heads]``, sums as above and levels ``[2, bins, heads]``."""
         return bool(self._rows["softmax_change"](rows))
+
+    def attention_look_scratch(self, look: AttentionLook) -> int:
+        """How many floats of scratch memory a look needs."""
+        return int(self._look_scratch(look))
+
+    def attention_look(self, look: AttentionLook) -> bool:
+        """Everything of a look; false if not all is finite."""
+        return bool(self._look(look))
 
     def select(self, limit: InstructionSet) -> InstructionSet:
         """Use the best instruction set of this processor that is not above ``limit``."""

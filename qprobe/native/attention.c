@@ -8,26 +8,14 @@
  * The caller owns every buffer; nothing is allocated here and nothing is kept between calls.
  */
 
+#include "attention.h"
 #include "formats.h"
 #include "variants.h"
 
-/* Bins of 1/64 octave from 2^-20 to 1; behind them what is in none. Their edges lie MARGIN of a bin low. */
-enum { STEPS = 64, OCTAVES = 20, BINS = STEPS * OCTAVES + 1 };
+/* The edges of bins lie MARGIN of a bin low. */
 #define MARGIN 0x1p-38
 /* A row is padded to a multiple of this. */
 enum { WIDTH = 16 };
-
-typedef struct {
-  const void *before, *after; /* logits [samples, heads, queries, keys] */
-  const void *bias;           /* added to both, of the same shape, or null */
-  const uint8_t *visible;     /* of the same shape, or null where nothing is hidden */
-  int64_t wide;               /* whether logits and bias are double, not float */
-  int64_t samples, heads, queries, keys;
-  int64_t *counts; /* logits: [2, heads]; softmax: [5, heads] */
-  double *sums;    /* [2, 2, heads]: each a sum and what rounding left out of it, which is zero */
-  int32_t *levels; /* softmax: [2, BINS, heads] */
-  double *scratch; /* qprobe_attention_scratch(keys) of them */
-} attention;
 
 /* One row before or after: logits in octaves below the largest, and 2 to the power of these. */
 typedef struct {

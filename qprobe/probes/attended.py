@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qprobe.probes.attended_native import Seen, readable, see, usable
 from qprobe.probes.base import SiteView
 from qprobe.quant import catalogue
 from qprobe.quant.formats import IntFormat
@@ -18,7 +19,7 @@ from qprobe.quant.quantize import Operand
 from qprobe.quant.recipe import Gemm, QuantRecipe
 from qprobe.quant.spec import Granularity, QuantSpec
 from qprobe.sites import Site
-from qprobe.sites.attention import Attended, Sample, Sampling
+from qprobe.sites.attention import Attended, Places, Sample, Sampling
 from qprobe.sites.projection import Projection, Rows
 
 
@@ -87,6 +88,7 @@ def products_of(recipe: QuantRecipe) -> Gemm:
 
 
 _Pair = tuple[Tensor, Tensor]
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,11 +96,12 @@ class Look:
     """A sample of one attention, and the recipe it is seen under."""
 
     attended: Attended
-    sample: Sample
+    sampling: Sampling
+    draw: int
     setup: Setup
     #: Whether the model itself runs under the recipe.
     running: bool
-    made: dict[str, Tensor] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
     #: Of each call: input and weight, and the same as the recipe takes them.
     operands: dict[int, tuple[_Pair, _Pair | None]] = field(default_factory=dict)
 
@@ -113,12 +116,45 @@ class Look:
             return None
         key = (cls, setup, sampling, view.draw)
         if key not in attended.memo:
-            sample = attended.sample(sampling, view.draw)
             attended.memo[key] = cls(
-                attended=attended, sample=sample, setup=setup, running=wanted is None
+                attended=attended,
+                sampling=sampling,
+                draw=view.draw,
+                setup=setup,
+                running=wanted is None,
             )
         look: Self = attended.memo[key]
         return look
+
+    @property
+    def places(self) -> Places:
+        """Where the sample is."""
+        return self._once("places", lambda: self.attended.places(self.sampling, self.draw))
+
+    @property
+    def sample(self) -> Sample:
+        """The sample itself."""
+        return self._once("sample", lambda: self.attended.sample(self.sampling, self.draw))
+
+    def seen(self, *, projected: bool) -> Seen | None:
+        """Errors of logits and of probabilities, all at once where the kernel can; else None.
+
+        ``projected`` asks for those of projections too, as far as these are known.
+        """
+        if "all" in self.made or projected:
+            return self._once("all", lambda: self._seen(projected=True))
+        return self._once("unprojected", lambda: self._seen(projected=False))
+
+    def _seen(self, *, projected: bool) -> Seen | None:
+        products = products_of(self.setup.recipe)
+        if self.running or not usable(self.attended, self.places, self.setup, products):
+            return None
+        layers = self._layers() if projected else None
+        if layers is None:
+            return see(self.attended, self.places, None)
+        (of_q, (of_head_q,)), (of_k, (of_head_k,)) = layers
+        made = (of_q, of_head_q), (of_k, of_head_k)
+        return see(self.attended, self.places, made) if all(map(readable, made)) else None
 
     def reference(self) -> Tensor:
         """``q·kᵀ·scale`` of the queries and keys that the attention got."""
@@ -132,11 +168,12 @@ class Look:
         q = self._take(self.sample.q, self.attended.q, "q")
         return self.sample.products(q, self._take(self.sample.k, self.attended.k, "k"))
 
-    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def _once(self, name: str, compute: Callable[[], _Made]) -> _Made:
         """Computed for the first probe that asks."""
         if name not in self.made:
             self.made[name] = compute()
-        return self.made[name]
+        found: _Made = self.made[name]
+        return found
 
     def probabilities(self, p: Tensor) -> Tensor:
         """Probabilities as the product with the values sees them."""
@@ -147,23 +184,32 @@ class Look:
 
         None unless queries and keys are plain parts of what linear layers returned.
         """
-        calls, sample = self.attended.projections, self.sample
-        if calls is None:
+        layers = self._layers()
+        if layers is None:
             return None
-        share = sample.of_heads // _heads(self.attended.k)
-        rows_q = [calls[0].rows(self.attended.q, head) for head in sample.heads]
-        rows_k = [calls[1].rows(self.attended.k, head // share) for head in sample.heads]
-        if None in rows_q or None in rows_k:
-            return None
+        calls = (layers[0][0], layers[1][0])
         if self.running and not all(call.setup for call in calls):
             return None
-        heads = [[one for one in rows if one] for rows in (rows_q, rows_k)]
+        heads = [rows for _, rows in layers]
         if self.running:
             return self._projected(calls, heads, quantized=False), self.reference()
         after = self._projected(calls, heads, quantized=True)
         if self._in_high_precision(calls):
             return self.reference(), after
         return self._projected(calls, heads, quantized=False), after
+
+    def _layers(self) -> tuple[tuple[Projection, list[Rows]], ...] | None:
+        """The calls that made queries and keys, and of each the rows that make the heads."""
+        calls, places = self.attended.projections, self.places
+        if calls is None:
+            return None
+        share = places.of_heads // _heads(self.attended.k)
+        rows_q = [calls[0].rows(self.attended.q, head) for head in places.heads]
+        rows_k = [calls[1].rows(self.attended.k, head // share) for head in places.heads]
+        if None in rows_q or None in rows_k:
+            return None
+        heads = [[one for one in rows if one] for rows in (rows_q, rows_k)]
+        return tuple(zip(calls, heads, strict=True))
 
     def _in_high_precision(self, calls: tuple[Projection, Projection]) -> bool:
         """Whether the queries and keys themselves are what the layers make in float32."""

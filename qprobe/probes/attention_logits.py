@@ -91,15 +91,24 @@ class AttentionLogits:
         look = Look.at(view, self._asked, self._sampling)
         if look is None:
             return None
-        sample, placed = look.sample, (look.sample.heads, look.sample.of_heads)
-        every = sample.mask is None
-        qk = logit_error(look.reference(), look.quantized(), sample.mask, complete=every)
-        proj, projected = None, look.projected()
-        if projected is not None:
-            proj = logit_error(*projected, sample.mask, complete=every)
-        one = torch.ones((), dtype=torch.int64, device=sample.q.device)
+        places, (qk, proj) = look.places, _errors(look)
+        placed = places.heads, places.of_heads
+        one = torch.ones((), dtype=torch.int64, device=look.attended.q.device)
         return LogitsUnderRecipe(
-            looks=Looks(n=one, projected=one * (projected is not None)),
+            looks=Looks(n=one, projected=one * (proj is not None)),
             qk=qk.at(*placed),
             proj=None if proj is None else proj.at(*placed),
         )
+
+
+def _errors(look: Look) -> tuple[LogitError, LogitError | None]:
+    """By quantized queries and keys, and by quantized projections."""
+    seen = look.seen(projected=True)
+    if seen is not None:
+        return seen.qk, seen.proj
+    mask = look.sample.mask
+    qk = logit_error(look.reference(), look.quantized(), mask, complete=mask is None)
+    projected = look.projected()
+    if projected is None:
+        return qk, None
+    return qk, logit_error(*projected, mask, complete=mask is None)

@@ -73,12 +73,15 @@ class SoftmaxLevels:
         if look is None:
             return None
         moved, levels = _change(look)
-        placed = look.sample.heads, look.sample.of_heads
+        placed = look.places.heads, look.places.of_heads
         return ProbabilitiesUnderRecipe(moved=moved.at(*placed), levels=levels.at(*placed))
 
 
 def _change(look: Look) -> tuple[SoftmaxError, Levels]:
     """From the logits, unless the recipe quantizes the probabilities themselves."""
+    seen = look.seen(projected=False)
+    if seen is not None:
+        return seen.moved, seen.levels
     mask = look.sample.mask
     if look.setup.recipe.attention is None:
         return softmax_change(look.reference(), look.quantized(), mask)

@@ -5,7 +5,7 @@ are never sampled, since a softmax needs them all.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ class Materialized:
 
         What was masked with half of the most negative number of the type, or more, is −inf.
         """
-        whole = _four(self.whole)
+        whole = four(self.whole)
         samples, heads, queries, _ = whole.shape
         device = whole.device
         b = _pick(samples, sampling.samples, turn, device)[:, None, None]
@@ -96,6 +96,15 @@ class Sample:
         """``q·kᵀ·scale`` of these or of other values in their place, without the mask."""
         with torch.autocast(q.device.type, enabled=False):
             return q @ k.mT * self.scale
+
+
+class Places(NamedTuple):
+    """Which samples, heads and queries of an attention are looked at."""
+
+    samples: tuple[int, ...]
+    heads: tuple[int, ...]
+    queries: tuple[int, ...]
+    of_heads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,9 +148,22 @@ class Attended:
             return logits.masked_fill(~sample.mask, -torch.inf)
         return logits + sample.mask
 
+    def places(self, sampling: Sampling = ALL, turn: int = 0) -> "Places":
+        """Which samples, heads and queries a sample takes."""
+        q = four(self.q)
+        sizes = zip(q.shape[:3], (sampling.samples, sampling.heads, sampling.queries), strict=True)
+        numbers = tuple(_numbers(*one, turn) for one in sizes)
+        return Places(*numbers, of_heads=q.shape[1])
+
+    def visible(self, places: "Places") -> Tensor | None:
+        """The mask of a sample, ``[samples, heads, queries, keys]``; not where logits were made."""
+        b, h, r = (torch.tensor(one, device=self.q.device) for one in places[:3])
+        dtype = torch.promote_types(self.q.dtype, torch.float32)
+        return self._mask(b[:, None, None], h[:, None], r, dtype)
+
     def sample(self, sampling: Sampling = ALL, turn: int = 0) -> Sample:
         """Queries and keys of a sample, float32, or float64 where q is."""
-        q, k = _four(self.q), _four(self.k)
+        q, k = four(self.q), four(self.k)
         wanted = (sampling.samples, sampling.heads, sampling.queries)
         sizes = list(zip(q.shape[:3], wanted, strict=True))
         samples, heads, queries = (_pick(*one, turn, q.device) for one in sizes)
@@ -181,7 +203,7 @@ class Attended:
             if ahead is None:
                 return None
             return (~ahead).expand(len(b), h.shape[0], len(r), keys)
-        mask = _four(self.mask.broadcast_to((*self.q.shape[:-1], keys)))[b, h, r]
+        mask = four(self.mask.broadcast_to((*self.q.shape[:-1], keys)))[b, h, r]
         if mask.dtype is torch.bool:
             return mask if ahead is None else mask & ~ahead
         mask = mask.to(dtype)
@@ -286,7 +308,7 @@ def _more_keys(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else F.pad(mask, (0, 1))
 
 
-def _four(x: Tensor) -> Tensor:
+def four(x: Tensor) -> Tensor:
     """Exactly one axis of samples and one of heads."""
     if x.dim() < 4:
         return x.unsqueeze(1) if x.dim() == 3 else x[None, None]

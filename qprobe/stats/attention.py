@@ -261,9 +261,9 @@ def softmax_change(
     """
     _check(logits, quantized, "logits before and after quantization")
     if attention_native.usable(logits, quantized):
-        found = attention_native.softmax_change(logits, quantized, _halves(mask, logits), BINS)
+        found = attention_native.softmax_change(logits, quantized, mask_halves(mask, logits), BINS)
         if found is not None:
-            return _changed(*found, logits[..., 0, :, :].numel())
+            return changed(*found, logits[..., 0, :, :].numel())
     before, after = (probabilities(x, mask) for x in (logits, quantized))
     return (
         softmax_error(before, after, mask, complete=mask is None),
@@ -271,14 +271,14 @@ def softmax_change(
     )
 
 
-def _halves(mask: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def mask_halves(mask: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a mask lets a query see, and what it adds."""
     if mask is None:
         return None, None
     return visible_keys(mask, like), mask.float() if mask.is_floating_point() else None
 
 
-def _changed(
+def changed(
     counts: Tensor, sums: Tensor, levels: Tensor, entries: int
 ) -> tuple[SoftmaxError, Levels]:
     """The states that hold what the kernel found in so many entries a head."""
