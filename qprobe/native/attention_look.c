@@ -9,10 +9,11 @@
 #include <string.h>
 
 #include "attention.h"
+#include "formats.h"
 #include "products.h"
 #include "variants.h"
 
-enum { FLOAT32 = 0, BLOCK = 16, PAD = 64 };
+enum { BLOCK = 16, PAD = 64 };
 
 
 void qprobe_block_absmax(const void *x, int type, int64_t outer, int64_t length, int64_t inner,
@@ -80,7 +81,7 @@ static room rooms(const look *l, memory *m) {
   const int64_t tokens = known ? most(q->tokens, k->tokens) : 0;
   const int64_t outputs = known ? most(q->outputs, k->outputs) : 0;
   const int64_t plain = l->samples * most(l->queries, l->keys) * blocks_of(l->depth);
-  const int64_t blocks = most(plain, most(l->samples * tokens, outputs + l->depth) * blocks_of(inputs));
+  const int64_t blocks = most(plain, most(l->samples * tokens, most(outputs, l->depth)) * blocks_of(inputs));
   return (room){
       .q = taken(m, l->samples * l->queries * l->depth),
       .k = taken(m, l->samples * l->keys * l->depth),
@@ -117,13 +118,13 @@ static void gather(const look *l, vectors v, const int64_t *tokens, int64_t coun
 }
 
 static void absmax_of(const float *x, int64_t rows, int64_t depth, float *absmax) {
-  qprobe_block_absmax(x, FLOAT32, rows, depth, 1, BLOCK, absmax);
+  qprobe_block_absmax(x, F32, rows, depth, 1, BLOCK, absmax);
 }
 
 /* Dense rows as NVFP4 has them, whose blocks' scales begin at row `first` of those at hand. */
 static void apply(const room *r, const float *x, int64_t first, int64_t rows, int64_t depth, float *y) {
   const int64_t at = first * blocks_of(depth);
-  qprobe_e2m1_apply(x, FLOAT32, y, FLOAT32, 0, r->absmax + at, r->decode + at, rows, depth, 1, BLOCK);
+  qprobe_e2m1_apply(x, F32, y, F32, 0, r->absmax + at, r->decode + at, rows, depth, 1, BLOCK);
 }
 
 static void quantize(const room *r, const float *x, int64_t rows, int64_t depth, float *y) {
@@ -132,15 +133,24 @@ static void quantize(const room *r, const float *x, int64_t rows, int64_t depth,
   apply(r, x, 0, rows, depth, y);
 }
 
-/* The rows of the head, whose scale is that of the whole weight: its blocks come along. */
-static void quantize_head(const look *l, const room *r, const layer *from, float *y) {
-  const int64_t each = blocks_of(from->inputs);
+/* The largest magnitude of a whole weight, NaN above all. */
+static float top_of(const room *r, const layer *from) {
+  const int64_t all = from->outputs * blocks_of(from->inputs);
+  uint32_t top = 0;
+  absmax_of(from->weight, from->outputs, from->inputs, r->absmax);
+  for (int64_t i = 0; i < all; i++) top = max_u32(top, to_bits(r->absmax[i]));
+  return from_bits(top);
+}
+
+/* The rows of the head, whose scale is that of the whole weight: its largest comes along as a block. */
+static void quantize_head(const look *l, const room *r, const layer *from, float top, float *y) {
+  const int64_t blocks = l->depth * blocks_of(from->inputs);
   for (int64_t i = 0; i < l->depth; i++)
     memcpy(r->rows + i * from->inputs, from->weight + (from->row + i * from->step) * from->inputs,
            sizeof(float) * (size_t)from->inputs);
   absmax_of(r->rows, l->depth, from->inputs, r->absmax);
-  absmax_of(from->weight, from->outputs, from->inputs, r->absmax + l->depth * each);
-  qprobe_nvfp4_scales(r->absmax, (l->depth + from->outputs) * each, r->absmax, r->decode);
+  r->absmax[blocks] = top;
+  qprobe_nvfp4_scales(r->absmax, blocks + 1, r->absmax, r->decode);
   apply(r, r->rows, 0, l->depth, from->inputs, y);
 }
 
@@ -200,8 +210,10 @@ EXPORT int qprobe_attention_look(const look *l) {
   moved.bias = l->bias;
   if (!qprobe_logit_error(&errors) || !qprobe_softmax_change(&moved)) return 0;
   if (!l->projected) return 1;
-  quantize_head(l, &r, &l->of_q, r.weight_q);
-  quantize_head(l, &r, &l->of_k, r.weight_k);
+  const float top = top_of(&r, &l->of_q);
+  const int shared = l->of_q.weight == l->of_k.weight && l->of_q.outputs == l->of_k.outputs;
+  quantize_head(l, &r, &l->of_q, top, r.weight_q);
+  quantize_head(l, &r, &l->of_k, shared ? top : top_of(&r, &l->of_k), r.weight_k);
   const int together = l->of_q.x == l->of_k.x && l->of_q.sample == l->of_k.sample;
   project(l, &r, &l->of_k, together, 1);
   if (!together) project(l, &r, &l->of_q, 1, 0);

@@ -112,7 +112,7 @@ def see(attended: Attended, places: Places, layers: tuple[Made, Made] | None) ->
 
 
 def _seen(counts: Tensor, sums: Tensor, levels: Tensor, look: AttentionLook) -> Seen:
-    logits, softmax, projected = counts.unsqueeze(1).split([2, 5, 2])
+    logits, softmax, projected = counts.unsqueeze(1).split_with_sizes([2, 5, 2])
     entries = look.samples * look.queries * look.keys
     moved, kept = changed(softmax, sums[1], levels, entries)
     proj = _error(projected, sums[2]) if look.projected else None

@@ -152,8 +152,8 @@ class Attended:
         """Which samples, heads and queries a sample takes."""
         q = four(self.q)
         sizes = zip(q.shape[:3], (sampling.samples, sampling.heads, sampling.queries), strict=True)
-        numbers = tuple(_numbers(*one, turn) for one in sizes)
-        return Places(*numbers, of_heads=q.shape[1])
+        samples, heads, queries = (_numbers(*one, turn) for one in sizes)
+        return Places(samples, heads, queries, of_heads=q.shape[1])
 
     def visible(self, places: "Places") -> Tensor | None:
         """The mask of a sample, ``[samples, heads, queries, keys]``; not where logits were made."""

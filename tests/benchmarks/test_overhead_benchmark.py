@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,21 @@ def test_peers_compute_what_they_say(monkeypatch):
     assert zeros == 0
     assert sum(weights_and_biases(normal)) == 100_000
     assert weights_and_biases(torch.ones(3)) is None
+
+
+def test_one_look_in_ten_has_an_interval(output):
+    (line,) = (one for one in output.splitlines() if one.startswith("- one look in ten steps"))
+    middle, low, high = (float(one) for one in re.findall(r"-?\d+\.\d+", line)[:3])
+    assert low <= middle <= high
+
+
+def test_end_to_end_counts_a_look_the_step_after_it_and_eight_not_due(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from overhead_end_to_end import Unit, end_to_end
+
+    units = [Unit(plain=2.0, look=2.3, after=2.1, collecting=0.1)] * 9
+    units += [Unit(plain=2.0, look=9.0, after=2.0, collecting=0.0)]  # a stall is trimmed
+    found = end_to_end(units, idle_s=0.05)
+    assert found.middle == pytest.approx(100 * (0.3 + 0.1 + 8 * 0.05) / 20)
+    assert found.mean > found.middle
+    assert found.collected == 9
