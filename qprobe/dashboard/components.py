@@ -58,7 +58,8 @@ def chart(
         for kind in ("png", "svg", "csv")
     ]
     drawn = {} if figure is None else {"figure": figure}
-    focus = {"tabIndex": 0} if is_map else {}  # what is scrolled has to be reached by keys
+    # What is scrolled has to be reached by keys.
+    focus: dict[str, Any] = {"tabIndex": 0} if is_map else {}
     graph = dcc.Graph(
         id=name, config=GRAPH_CONFIG, style={"height": height}, responsive=True, **drawn
     )

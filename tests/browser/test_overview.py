@@ -39,5 +39,6 @@ def test_new_and_damaged_runs_appear_without_a_restart(page, served, tmp_path):
     expect(page.locator("#overview-shown")).to_have_text("1 of 1 shown")
     synthetic_runs.training(tmp_path / "two.qprobe", seed=1, full=False)
     synthetic_runs.corrupt(tmp_path / "half.qprobe")
+    page.get_by_role("button", name="update now").click()
     expect(page.locator("#overview-shown")).to_have_text("3 of 3 shown")
     expect(page.locator("#runs")).to_contain_text("unreadable")

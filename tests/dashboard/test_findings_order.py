@@ -42,8 +42,10 @@ def test_what_two_analyses_find_is_told_once_by_the_newer_one(twice):
     "changed", [{"severity": "warn"}, {"low": 0.1, "effect": 0.2, "high": 0.3}]
 )
 def test_other_numbers_are_another_opinion_of_the_same(twice, changed):
-    run = twice.run("two")
-    said = [(run, synthetic_runs.finding(**one)) for one in ({}, changed)]
+    said = [
+        (twice.run(name), synthetic_runs.finding(**one))
+        for name, one in (("one", {}), ("two", changed))
+    ]
     (told,) = told_once(said)
     assert told.disputed
 

@@ -11,7 +11,7 @@
 
   const page = { paused: false, lost: false, pulse: null, newest: undefined,
                  told: performance.now(), changed: performance.now(),
-                 costs: [], next: null, asking: false };
+                 costs: [], next: null, asking: false, wanted: false };
 
   // Other tabs say when they draw, so that five of them cost what one does.
   const me = Math.random(), others = new Map();
@@ -97,9 +97,10 @@
     });
   }
 
-  function beat() {
+  function beat(now) {
     const config = JSON.parse(document.getElementById("_dash-config").textContent);
-    return fetch(config.requests_pathname_prefix + "beat", { cache: "no-store" })
+    const path = config.requests_pathname_prefix + (now ? "beat?now" : "beat");
+    return fetch(path, { cache: "no-store" })
       .then(function (answer) { return answer.json(); });
   }
 
@@ -117,19 +118,22 @@
     if (cost) page.costs = page.costs.concat(cost).slice(-3);
   }
 
-  async function ask() {
+  async function ask(now) {
+    // Who wants an update while one is under way gets another one after it.
+    page.wanted = page.asking && (page.wanted || now);
     if (page.asking) return;
     page.asking = true;
     clearTimeout(page.next);
     try {
-      await heard(await beat());
+      await heard(await beat(now));
     } catch (problem) {
       if (!(problem instanceof TypeError)) throw problem;
       page.lost = true;
     } finally {
       page.asking = false;
       tell();
-      later();
+      if (page.wanted) ask(true);
+      else later();
     }
   }
 
@@ -138,24 +142,24 @@
     if (page.paused || document.hidden) return;
     // Tabs that were opened together do not ask together.
     page.next = setTimeout(function () {
-      if (!document.hidden) ask();
+      if (!document.hidden) ask(false);
     }, apart() * (1 + Math.random() / 10));
   }
 
   // Who comes back to a tab sees what is, and not what was when it was left.
   document.addEventListener("visibilitychange", function () {
-    if (!document.hidden && !page.paused) ask();
+    if (!document.hidden && !page.paused) ask(false);
   });
   window.addEventListener("focus", function () { if (!page.asking) later(); });
   document.addEventListener("click", function (event) {
-    if (event.target.closest("#refresh")) ask();
+    if (event.target.closest("#refresh")) ask(true);
     if (!event.target.closest("#pause")) return;
     page.paused = !page.paused;
     const word = page.paused ? "go on" : "pause";
     dash_clientside.set_props("pause", { children: word });
     if (page.paused) clearTimeout(page.next);
-    else ask();
+    else ask(true);
   });
   setInterval(tell, 5000);
-  ask();
+  ask(false);
 })();
