@@ -103,6 +103,8 @@ def test_an_error_that_has_ended_the_transaction_is_the_one_that_is_told(tmp_pat
         connection.execute("ROLLBACK")  # as SQLite does by itself where the disk is full
         raise sqlite3.OperationalError("database or disk is full")
 
-    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
-        with pytest.raises(sqlite3.OperationalError, match="disk is full"):
-            migrate(connection, [full])
+    with (
+        closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection,
+        pytest.raises(sqlite3.OperationalError, match="disk is full"),
+    ):
+        migrate(connection, [full])
