@@ -177,5 +177,6 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] | No
         connection.execute(f"PRAGMA user_version = {len(steps)}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
         raise

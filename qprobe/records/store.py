@@ -34,6 +34,14 @@ def create(path: Path, info: RunInfo) -> None:
         raise InputError(f"{path} exists already; choose another name, or resume that run.")
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
+    try:
+        _draw_up(path, draft, info)
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)  # of a run that could not be made nothing stays
+
+
+def _draw_up(path: Path, draft: Path, info: RunInfo) -> None:
     with explained(path, "creating"), closing(_connect(draft, "rwc")) as connection:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -50,7 +58,6 @@ def create(path: Path, info: RunInfo) -> None:
                 info.source,
             ),
         )
-    draft.rename(path)
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:

@@ -96,3 +96,15 @@ def test_a_migration_that_fails_changes_nothing():
             migrate(connection, (*MIGRATIONS, broken))
         assert schema(connection) == before
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def test_an_error_that_has_ended_the_transaction_is_the_one_that_is_told(tmp_path):
+    def full(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")  # as SQLite does by itself where the disk is full
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with (
+        closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection,
+        pytest.raises(sqlite3.OperationalError, match="disk is full"),
+    ):
+        migrate(connection, [full])
