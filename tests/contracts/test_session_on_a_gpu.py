@@ -47,7 +47,7 @@ def several(name, values):
 
     def repeated(t):
         times = [1] * t.dim()
-        times[1 if name == "multihead" else 0] = 3 if t.dim() == 4 else 200
+        times[1 if name == "multihead" else 0] = 8 if t.dim() == 4 else 200
         return t.repeat(times)
 
     return tree_map_only(Tensor, repeated, values)
