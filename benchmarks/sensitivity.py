@@ -23,7 +23,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
@@ -37,7 +37,7 @@ from sensitivity_zoo import STEPS, Case, cases, keep_trained, subject
 from torch import Tensor
 
 from qprobe.analyzers.base import Subject
-from qprobe.analyzers.dequantization import Bounds, Dequantization, Mode, Search
+from qprobe.analyzers.dequantization import EXHAUSTIVE, Bounds, Dequantization, Mode, Search
 from qprobe.analyzers.dequantization.emit import Measured, largest
 from qprobe.analyzers.dequantization.layers import quantized_layers
 from qprobe.inference import Interval
@@ -162,10 +162,10 @@ def _exchangeable(one: Interval, other: Interval) -> bool:
     return not (one.excludes(other.estimate) or other.excludes(one.estimate))
 
 
-EXHAUSTIVE = "ours, exhaustive"
+TRUTH = "ours, exhaustive"
 #: What is compared, by name. Each says which layers cost most, or measures.
 METHODS: Mapping[str, Callable[[Subject], list[str] | Measured]] = {
-    EXHAUSTIVE: lambda one: measured(one, Search(mode=Mode.EXHAUSTIVE, **ALONE), Bounds()),
+    TRUTH: lambda one: measured(one, replace(EXHAUSTIVE, **ALONE), Bounds()),
     "ours": lambda one: measured(one, Search(**ALONE), Bounds()),
     "ours, screen only": lambda one: measured(
         one, Search(mode=Mode.SCREEN, screened=1.0, **ALONE), Bounds()
@@ -240,7 +240,7 @@ class Bench:
 
 def run(bench: Bench, peers: bool) -> list[Result]:
     """All methods on one case; those of others only where asked."""
-    first = bench.answer(EXHAUSTIVE)
+    first = bench.answer(TRUTH)
     truth = {path: Interval(**found) for path, found in first.exact.items()}
     results = []
     for method in METHODS:

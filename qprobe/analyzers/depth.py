@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qprobe.analyzers.base import ANALYZERS, Analyzer
-from qprobe.analyzers.dequantization import QUICK, THOROUGH, Dequantization, Mode, Search
+from qprobe.analyzers.dequantization import EXHAUSTIVE, QUICK, THOROUGH, Dequantization, Search
 from qprobe.analyzers.recipes import Recipes
 from qprobe.analyzers.short_runs import ShortRuns
 from qprobe.analyzers.weights import Depth as WeightDepth
@@ -37,7 +37,7 @@ _SEARCHES = {
     Depth.QUICK: QUICK,
     Depth.NORMAL: Search(),
     Depth.THOROUGH: THOROUGH,
-    Depth.EXHAUSTIVE: Search(mode=Mode.EXHAUSTIVE, agreement=0),
+    Depth.EXHAUSTIVE: EXHAUSTIVE,
 }
 
 

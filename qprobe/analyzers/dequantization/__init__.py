@@ -2,6 +2,6 @@
 
 from qprobe.analyzers.dequantization.analyzer import Dequantization
 from qprobe.analyzers.dequantization.evaluation import Bounds
-from qprobe.analyzers.dequantization.search import QUICK, THOROUGH, Mode, Search
+from qprobe.analyzers.dequantization.search import EXHAUSTIVE, QUICK, THOROUGH, Mode, Search
 
-__all__ = ["QUICK", "THOROUGH", "Bounds", "Dequantization", "Mode", "Search"]
+__all__ = ["EXHAUSTIVE", "QUICK", "THOROUGH", "Bounds", "Dequantization", "Mode", "Search"]

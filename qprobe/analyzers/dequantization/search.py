@@ -1,6 +1,6 @@
 """What a dequantization analysis is asked to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from qprobe.errors import InputError
@@ -62,4 +62,6 @@ class Search:
 QUICK = Search(
     mode=Mode.SCREEN, screened=0.25, operands=False, agreement=0, cumulative=0, sensitivity=False
 )
-THOROUGH = Search(mode=Mode.EXHAUSTIVE, agreement=0, cumulative=8, pairs=8)
+#: Screens as much as :data:`QUICK`, whose order is then held against the truth.
+EXHAUSTIVE = Search(mode=Mode.EXHAUSTIVE, screened=QUICK.screened, agreement=0)
+THOROUGH = replace(EXHAUSTIVE, cumulative=8, pairs=8)
