@@ -12,6 +12,7 @@ def inputs_first(weights: Mapping[str, Weight]) -> frozenset[str]:
     A bias has an element an output. Where both axes are as long it says nothing; then a weight is
     taken as all others of the same number of axes are that have a bias and can be told.
 
+    >>> from qprobe.checkpoints import Layout, Weight
     >>> def stored(**shapes):
     ...     return {
     ...         name.replace("_", "."): Weight(
