@@ -62,7 +62,11 @@ _UNPACK = """
 
 
 def write(library: Library, path: Path, asked: Question | None = None) -> Path:
-    """Write the report; an existing file is replaced."""
+    """Write the report; an existing file is replaced, and a report on nothing is refused."""
+    runs = library.runs(now=True)
+    if all(run.problem is not None for run in runs):
+        why = next((run.problem for run in runs), "no run is in what was named.")
+        raise InputError(f"there is nothing to report on: {why}")
     text = "".join(_document(library, asked or Question()))
     try:
         path.write_text(text, encoding="utf-8")

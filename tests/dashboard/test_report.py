@@ -33,6 +33,17 @@ def test_a_place_that_is_none_is_refused(library, tmp_path):
         write(library, tmp_path / "no" / "report.html")
 
 
+def test_a_report_on_nothing_is_refused(tmp_path):
+    report = tmp_path / "report.html"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="nothing to report on: no run is in what was named"):
+        write(Library([tmp_path / "empty"]), report)
+    (tmp_path / "a.qprobe").write_text("no run")
+    with pytest.raises(InputError, match=r"nothing to report on: .*a\.qprobe is not a qprobe run"):
+        write(Library([tmp_path / "a.qprobe"]), report)
+    assert not report.exists()
+
+
 def of_analysis(path):
     """An analysis of one layer, with what was found of the model and of the layer."""
     config = {"kind": "analysis", "title": "<my> net", "score": "auprc", "layers": "all"}
