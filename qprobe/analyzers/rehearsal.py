@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qprobe.analyzers.base import Subject
+from qprobe.analyzers.base import SlopedScore, Subject
 from qprobe.analyzers.observation import under_recipe, undisturbed
 from qprobe.errors import InputError, QprobeError
 from qprobe.quant.convert import restored
@@ -26,7 +26,14 @@ def rehearse(subject: Subject) -> None:
     with undisturbed(model), restored(model, under_recipe(model)), torch.no_grad():
         output = _tried(subject, "forward", lambda: subject.forward(model, batch))
         losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
-        scored = _tried(subject, "score.of", lambda: np.asarray(subject.score.of(output, batch)))
+        score = subject.score
+        scored = _tried(subject, "score.of", lambda: np.asarray(score.of(output, batch)))
+        if isinstance(score, SlopedScore):
+            sloped = score
+            gains: Any = _tried(
+                subject, "score.gains", lambda: sloped.gains(output, batch, scored.sum(0))
+            )
+            _check_gains(subject, gains, len(scored))
     if not isinstance(losses, Tensor) or losses.dim() != 1:
         shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise InputError(
@@ -51,6 +58,16 @@ def rehearse(subject: Subject) -> None:
                 f"{subject.name} names {len(named)} groups for {len(losses)} samples; name one a "
                 "sample."
             )
+
+
+def _check_gains(subject: Subject, gains: Any, samples: int) -> None:
+    if isinstance(gains, Tensor) and list(gains.shape) == [samples]:
+        return
+    shape = list(gains.shape) if isinstance(gains, Tensor) else type(gains).__name__
+    raise InputError(
+        f"gains of the score of {subject.name} is {shape}; return one number a sample, here "
+        f"[{samples}]."
+    )
 
 
 def _batch(subject: Subject) -> Any:

@@ -34,6 +34,15 @@ def with_nan(subject):
     return subject
 
 
+class Sloped(Accuracy):
+    """An accuracy that tells its slope as it is told to."""
+
+    def gains(self, output, batch, totals):
+        if self.name == "raises":
+            raising()
+        return output.sum() if self.name == "one" else output.sum(1)
+
+
 def exhausted(subject):
     only = iter(list(subject.batches()))
     return replace(subject, batches=lambda: only)
@@ -56,6 +65,10 @@ WRONG = {
         s, loss=lambda output, batch: cross_entropy(output, batch[1], reduction="none")[:5]
     ),
     "loss of mine in high precision is NaN or infinite": with_nan,
+    "score.gains of mine raised KeyError": lambda s: replace(s, score=Sloped(name="raises")),
+    r"gains of the score of mine is \[\]; return one number a sample, here \[6\]": (
+        lambda s: replace(s, score=Sloped(name="one"))
+    ),
     "groups of mine raised KeyError": lambda s: replace(s, groups=raising),
     "mine names 1 groups for 6 samples": lambda s: replace(s, groups=lambda _: ["anna"]),
 }
