@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from sites.zoo import ZOO, hooks_of
+from sites.zoo import ZOO, hooks_of, several
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -40,17 +40,6 @@ def not_waiting():
 
 def there(values):
     return tree_map_only(Tensor, lambda t: t.cuda(), values)
-
-
-def several(name, values):
-    """The same with so many examples that a sample of them is taken."""
-
-    def repeated(t):
-        times = [1] * t.dim()
-        times[1 if name == "multihead" else 0] = 8 if t.dim() == 4 else 200
-        return t.repeat(times)
-
-    return tree_map_only(Tensor, repeated, values)
 
 
 def loss_of(output):

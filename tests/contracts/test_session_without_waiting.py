@@ -8,7 +8,7 @@ has one, is in ``test_session_on_a_gpu``.
 
 import pytest
 import torch
-from sites.zoo import ZOO
+from sites.zoo import ZOO, several
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -80,17 +80,6 @@ def watching(monkeypatch):
 
 def on_meta(values):
     return tree_map_only(Tensor, lambda t: t.to("meta"), values)
-
-
-def several(name, values):
-    """The same with so many examples that a sample of them is taken."""
-
-    def repeated(t):
-        times = [1] * t.dim()
-        times[1 if name == "multihead" else 0] = 8 if t.dim() == 4 else 200
-        return t.repeat(times)
-
-    return tree_map_only(Tensor, repeated, values)
 
 
 def loss_of(output):

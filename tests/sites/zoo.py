@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from qprobe.models import build
@@ -268,6 +269,17 @@ ZOO: dict[str, Animal] = {
     ),
     "checkpointed": Animal(make=Checkpointed, args=_images(3, 4), fusions=_INNER),
 }
+
+
+def several(name, values):
+    """Inputs of the animal ``name``, with so many examples that a sample of them is taken."""
+
+    def repeated(t):
+        times = [1] * t.dim()
+        times[1 if name == "multihead" else 0] = 8 if t.dim() == 4 else 200
+        return t.repeat(times)
+
+    return tree_map_only(torch.Tensor, repeated, values)
 
 
 def loss_of(output):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from qprobe.analyzers.dequantization.heap import keep_freed_memory, long_lived
 
@@ -37,9 +38,13 @@ def test_memory_that_is_freed_is_not_fetched_page_by_page_again():
     assert faults(CALL) < 0.25 * faults("")
 
 
-def test_it_is_harmless_anywhere(monkeypatch):
+def test_other_systems_are_left_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "empty", lambda *size, **how: made.append(size))
+    keep_freed_memory()
     monkeypatch.setattr(sys, "platform", "darwin")
     keep_freed_memory()
+    assert len(made) == (platform.system() == "Linux")
 
 
 def test_what_was_there_before_is_not_visited_inside_and_is_after():
