@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 from qprobe.errors import InputError
 
-_ABI: Final = 5
+_ABI: Final = 6
 _LIBRARY: Final = "qprobe.native._kernels"
 
 
@@ -33,6 +33,14 @@ class InstructionSet(IntEnum):
     PORTABLE = 0
     AVX2 = 1
     AVX512 = 2
+
+
+class Rows(IntEnum):
+    """How a linear layer rounds its input."""
+
+    BLOCKS = 0
+    ROW = 1
+    TENSOR = 2
 
 
 class Sampled(IntFlag):
@@ -156,6 +164,28 @@ class AttentionLook(ctypes.Structure):
     ]
 
 
+class Linear(ctypes.Structure):
+    """A linear layer: dense ``x [rows, inputs]`` and ``y [rows, outputs]``, and its packed weight.
+
+    The weight is bfloat16, ``[outputs / 32, depth / 2, 32, 2]``, the depth a multiple of 16; what is
+    missing of outputs and inputs is zero. There may be no bias.
+    """
+
+    _fields_: ClassVar = [
+        ("x", _address),
+        ("y", _address),
+        ("rows", _size),
+        ("inputs", _size),
+        ("outputs", _size),
+        ("form", _size),
+        ("largest", ctypes.c_double),
+        ("weight", _address),
+        ("scale", _address),
+        ("bias", _address),
+        ("scratch", _address),
+    ]
+
+
 _SIGNATURES: Final = {
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
     "qprobe_group_max": [_address, _size, _size, _size, _size],
@@ -168,6 +198,7 @@ _SIGNATURES: Final = {
         *(_address, _address, _size, _size, _size),
         *(ctypes.c_int, ctypes.c_float, _address),
     ],
+    "qprobe_linear": [ctypes.POINTER(Linear)],
     "qprobe_summarise": [ctypes.POINTER(Observation)],
 }
 _OF_ROWS: Final = ("logit_error", "softmax_change")
@@ -193,6 +224,10 @@ class Kernels:
         self._integer_scratch = library.qprobe_integer_scratch
         self._integer_scratch.argtypes = [_size, _size, ctypes.c_int]
         self._integer_scratch.restype = _size
+        self.linear = library.qprobe_linear
+        self._linear_scratch = library.qprobe_linear_scratch
+        self._linear_scratch.argtypes, self._linear_scratch.restype = [_size], _size
+        self._linear_usable = library.qprobe_linear_usable
         self.summarise = library.qprobe_summarise
         self._scratch = library.qprobe_summary_scratch
         self._scratch.argtypes = [_size, _size]
@@ -212,6 +247,14 @@ class Kernels:
     def integer_scratch(self, length: int, inner: int, across: bool) -> int:
         """How many floats of scratch memory the scales of such a tensor need."""
         return int(self._integer_scratch(length, inner, across))
+
+    def multiplies_bfloat16(self) -> bool:
+        """Whether :attr:`linear` may be called: with the instructions in use, on this processor."""
+        return bool(self._linear_usable())
+
+    def linear_scratch(self, inputs: int) -> int:
+        """How many bytes of scratch memory a linear layer needs."""
+        return int(self._linear_scratch(inputs))
 
     def summary_scratch(self, length: int, inner: int) -> int:
         """How many floats of scratch memory the summary of such a tensor needs."""

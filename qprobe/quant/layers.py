@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qprobe.errors import InputError, UnsuitableError
 from qprobe.quant.products import ConvKernel, Kernel, LinearKernel, Setup, multiply
 from qprobe.quant.recipe import QuantRecipe
+from qprobe.quant.remembering import Remembering
 
 
 class QuantizedLayer(nn.Module):
@@ -60,6 +61,10 @@ class Linear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the plain layer's name for it)
         """``input · weightᵀ + bias``."""
+        if isinstance(self.setup.quantizer, Remembering):
+            y = self.setup.quantizer.linear(input, self.weight, self.bias, self.setup)
+            if y is not None:
+                return y
         return self._product(LinearKernel(self.weight), input, self.weight, self.bias)
 
 

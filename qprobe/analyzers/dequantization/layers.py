@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qprobe.quant import Operand, Quantizer, Role, restored
 from qprobe.quant.attention import QuantizedScaledDotProduct
 from qprobe.quant.layers import QuantizedLayer
+from qprobe.quant.remembering import Remembering
 from qprobe.sites.discover import kind_of
 
 if TYPE_CHECKING:
@@ -90,26 +91,6 @@ class Unquantized:
         if (role.gemm, role.operand) in self._roles:
             return x if x.dtype == torch.float64 else x.float()
         return self._quantizer(x, operand, role, generator)
-
-
-class Remembering:
-    """A quantizer that quantizes a layer's weight for fprop once: in evaluation it never changes.
-
-    Costs one copy of the weight.
-    """
-
-    def __init__(self, quantizer: Quantizer) -> None:
-        self._quantizer = quantizer
-        self._weight: Tensor | None = None
-
-    def __call__(
-        self, x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None
-    ) -> Tensor:
-        if (role.gemm, role.operand) != ("fprop", "w"):
-            return self._quantizer(x, operand, role, generator)
-        if self._weight is None:
-            self._weight = self._quantizer(x, operand, role, generator)
-        return self._weight
 
 
 @contextmanager
