@@ -27,7 +27,6 @@ from qprobe.analyzers.dequantization.layers import (
     dequantized,
     evaluating,
     quantized_layers,
-    remembering,
 )
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.analyzers.dequantization.search import Search
@@ -38,6 +37,7 @@ from qprobe.inference import Replicates
 from qprobe.quant import Gemm, QuantRecipe
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.ptq import input_amax
+from qprobe.quant.remembering import remembering
 from qprobe.records.schema import Finding, Record
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Verification:
         self, subject: Subject, layers: Mapping[str, Layer], weighted: Sequence[str]
     ) -> Iterator[Record]:
         evaluation = Evaluation(subject, self.bounds)
-        others = {path: one for path, one in layers.items() if path not in self.sites}
+        others = [one.module for path, one in layers.items() if path not in self.sites]
         with evaluating(subject.model), remembering(others):
             amax = input_amax(subject.model, weighted, partial(_run, subject)) if weighted else {}
             with evaluation.opened():

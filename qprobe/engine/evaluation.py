@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qprobe.engine.data import Batch, Loader
 from qprobe.engine.losses import bce_tversky, bce_tversky_per_image
 from qprobe.engine.metrics import SampleStatistics, sample_statistics
+from qprobe.quant.remembering import remembering
 
 #: Samples of which an evaluation keeps image, mask and logits.
 SHOWN = 6
@@ -63,16 +64,17 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device, show: bool)
     samples: list[str] = []
     patients: list[str] = []
     shown: list[tuple[str, Tensor, Tensor, Tensor]] = []
-    for batch in loader:
-        logits = model(batch.image.to(device)).float()
-        target = targets(logits, batch.mask.to(device))
-        losses.append(_losses(logits, target).cpu())
-        samples += batch.samples
-        patients += batch.patients
-        for number, statistics in _statistics(logits, target):
-            parts.setdefault(number, []).append(statistics)
-        if show:
-            shown += _shown(batch, logits, SHOWN - len(shown))
+    with remembering(model.modules()):
+        for batch in loader:
+            logits = model(batch.image.to(device)).float()
+            target = targets(logits, batch.mask.to(device))
+            losses.append(_losses(logits, target).cpu())
+            samples += batch.samples
+            patients += batch.patients
+            for number, statistics in _statistics(logits, target):
+                parts.setdefault(number, []).append(statistics)
+            if show:
+                shown += _shown(batch, logits, SHOWN - len(shown))
     model.train(was_training)
     whole = {number: SampleStatistics.joined(part) for number, part in parts.items()}
     complete = all(len(statistics) == len(samples) for statistics in whole.values())

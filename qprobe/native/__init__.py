@@ -165,9 +165,9 @@ class AttentionLook(ctypes.Structure):
 
 
 class Linear(ctypes.Structure):
-    """A linear layer: dense ``x [rows, inputs]`` and ``y [rows, outputs]``, and its packed weight.
+    """A linear layer: dense ``x [rows, inputs]``, ``y [rows, outputs]`` and the packed weight.
 
-    The weight is bfloat16, ``[outputs / 32, depth / 2, 32, 2]``, the depth a multiple of 16; what is
+    That is bfloat16, ``[outputs / 32, depth / 2, 32, 2]``, the depth a multiple of 16; what is
     missing of outputs and inputs is zero. There may be no bias.
     """
 

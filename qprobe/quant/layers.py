@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qprobe.errors import InputError, UnsuitableError
-from qprobe.quant.products import ConvKernel, Kernel, LinearKernel, Setup, multiply
+from qprobe.quant.multiply import multiply
+from qprobe.quant.products import ConvKernel, Kernel, LinearKernel, Setup
 from qprobe.quant.recipe import QuantRecipe
-from qprobe.quant.remembering import Remembering
 
 
 class QuantizedLayer(nn.Module):
@@ -48,12 +48,7 @@ class QuantizedLayer(nn.Module):
                 f"{type(self).__name__}: the input is {x.dtype} and the weight {weight.dtype}; "
                 "cast one of them or use torch.autocast."
             )
-        y: Tensor = multiply(x, weight, kernel, self.setup)
-        if bias is None:
-            return y
-        if torch.is_grad_enabled() or bias.dtype != y.dtype:
-            return y + bias
-        return y.add_(bias)  # nobody else has seen the product
+        return multiply(x, weight, bias, kernel, self.setup)
 
 
 class Linear(QuantizedLayer, nn.Linear):
@@ -61,10 +56,6 @@ class Linear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the plain layer's name for it)
         """``input · weightᵀ + bias``."""
-        if isinstance(self.setup.quantizer, Remembering):
-            y = self.setup.quantizer.linear(input, self.weight, self.bias, self.setup)
-            if y is not None:
-                return y
         return self._product(LinearKernel(self.weight), input, self.weight, self.bias)
 
 

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from qprobe import native
-from qprobe.quant import blockscale
+from qprobe.quant import blockscale, integer
 from qprobe.quant.formats import NVFP4, IntFormat
-from qprobe.quant.quantize import Operand, on_grid
-from qprobe.quant.rounding import Rounding
-from qprobe.quant.spec import Granularity, QuantSpec, Tile
-from qprobe.stats.codes import e2m1_values
+from qprobe.quant.products import Kernel, Role, Setup, operand_of
+from qprobe.quant.quantize import Operand, quantize_operand
+from qprobe.quant.spec import Granularity
 
 #: Outputs that the kernel multiplies together, and inputs up to whose multiple rows are filled up.
 PANEL = 32
 LANES = 16
+#: Scales below this are left to the other path: quotients of subnormal numbers are not exact.
+SMALLEST = 1e-30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,66 +64,74 @@ class Packed:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernel is there and may be given the address of ``x``."""
+    """Whether the kernel is there and takes such tensors.
+
+    Those that dispatch for themselves (fake, functional, distributed) have no memory to point to.
+    """
     return (
         native.kernels is not None
         and native.kernels.multiplies_bfloat16()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
-        and x.is_contiguous()
         and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
     )
 
 
-def pack(weight: Tensor, x: Operand, w: Operand) -> Packed | None:
-    """A weight ``[outputs, inputs]`` for inputs that are rounded as ``x`` says.
+def pack(w: Tensor, kernel: Kernel, setup: Setup) -> Packed | None:
+    """A linear layer's weight as the kernel reads it.
 
-    None where the kernel does not know the recipe: it rounds to nearest, unrotated, to NVFP4 or to
-    integers of which a row or everything shares a scale.
+    None where the kernel does not know the recipe: it rounds, unrotated, to NVFP4 or to integers of
+    which a row of the input, an output or everything shares a scale.
     """
-    form = _rows(x.spec)
-    if form is None or x.hadamard or w.hadamard or not _known(w.spec) or not usable(weight):
+    x_how = operand_of(w.new_empty(0, w.shape[1]), Role("fprop", "x"), kernel, setup.recipe)
+    w_how = operand_of(w.detach(), Role("fprop", "w"), kernel, setup.recipe)
+    if x_how is None or w_how is None or not usable(w):
         return None
-    exact, scale = _exact(weight, w)
-    outputs, inputs = weight.shape
+    x, (view, how) = x_how[1], w_how
+    if x.hadamard or how.hadamard:
+        return None
+    form = _rows(x)
+    scale = None if form is None else _scale(view, how)
+    if form is None or scale is None:
+        return None
+    # The quotient has seven significant bits at most, so that bfloat16 finds it whatever the
+    # rounding of the product was.
+    exact = (quantize_operand(view, how, None, torch.float32) / scale).bfloat16()
+    outputs, inputs = w.shape
     filled = exact.new_zeros(-(-outputs // PANEL) * PANEL, -(-inputs // LANES) * LANES)
     filled[:outputs, :inputs] = exact
-    pairs = filled.view(-1, PANEL, filled.shape[1] // 2, 2).transpose(1, 2)
-    kind = x.spec.format
+    integers = x.spec.format
     return Packed(
-        weight=pairs.bfloat16().contiguous(),
+        weight=filled.view(-1, PANEL, filled.shape[1] // 2, 2).transpose(1, 2).contiguous(),
         scale=scale.expand(outputs, 1).flatten().contiguous(),
         shape=(outputs, inputs),
         form=form,
-        largest=kind.largest if isinstance(kind, IntFormat) else 0,
+        largest=integers.largest if isinstance(integers, IntFormat) else 0,
     )
 
 
-def _rows(spec: QuantSpec) -> native.Rows | None:
-    """How the kernel rounds inputs under a spec."""
-    if spec.format == NVFP4:
-        plain = spec.rounding is Rounding.NEAREST_EVEN and spec.tile is Tile.ONE_D
-        return native.Rows.BLOCKS if plain else None
-    if not isinstance(spec.format, IntFormat):
-        return None
+def _rows(how: Operand) -> native.Rows | None:
+    """How the kernel rounds inputs."""
+    if how.spec.format == NVFP4:
+        return native.Rows.BLOCKS
     ways = {Granularity.TOKEN: native.Rows.ROW, Granularity.TENSOR: native.Rows.TENSOR}
-    return ways.get(spec.granularity)
+    return ways.get(how.spec.granularity) if isinstance(how.spec.format, IntFormat) else None
 
 
-def _known(spec: QuantSpec) -> bool:
-    """Whether a rounded weight is bfloat16 numbers times a scale of each output."""
-    if isinstance(spec.format, IntFormat):
-        return spec.granularity in {Granularity.CHANNEL, Granularity.TENSOR}
-    return spec.format == NVFP4 and spec.rounding is Rounding.NEAREST_EVEN
+def _scale(w: Tensor, how: Operand) -> Tensor | None:
+    """What outputs share of their scales, ``[outputs or 1, 1]``; None where they share none.
 
-
-def _exact(weight: Tensor, w: Operand) -> tuple[Tensor, Tensor]:
-    """Numbers of at most seven significant bits, and what they are multiplied with."""
-    grid = on_grid(weight, w, None)
-    if isinstance(grid.form, IntFormat):
-        return grid.codes, grid.scale.reshape(-1, 1)
-    stored = grid.scale.repeat_interleave(grid.form.block, 1)[:, : grid.codes.shape[1]]
-    values = e2m1_values(grid.codes).mul_(stored).view(weight.shape)
-    one = torch.ones(1, 1)
-    return values, blockscale.decode_scale(one, weight.abs().amax(), grid.form)
+    Also none where it is too small to divide by, or not finite.
+    """
+    form = how.spec.format
+    if isinstance(form, IntFormat):
+        axes = integer.reduced_axes(w, how.spec.granularity, how.axes)
+        scale = integer.scales(w, form, axes).scale if 1 in axes else None
+    else:
+        one = torch.ones(1, 1)
+        scale = blockscale.decode_scale(one, w.abs().amax(), form) if form == NVFP4 else None
+    if scale is None:
+        return None
+    usual = (scale >= SMALLEST) & (scale < torch.inf)
+    return scale if bool(usual.all()) else None

@@ -371,20 +371,11 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
-    """The products; without gradients the forward one alone, which is then all there is to do."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return cast("Tensor", _multiply(x, w, kernel, setup))
-    with without_autocast(x.device):
-        operands = _fprop_operands(x, w, kernel, setup)
-        return kernel.fprop(*_common(*operands)).to(x.dtype)
-
-
 @torch.compiler.disable(  # type: ignore[untyped-decorator, no-untyped-call]
     reason="qprobe's quantized layers run outside compiled graphs; compile without fullgraph=True."
 )
-def _multiply(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
-    """The products, outside compiled graphs: their kernels are opaque to the compiler."""
+def differentiable(x: Tensor, w: Tensor, kernel: Kernel, setup: Setup) -> Tensor:
+    """``x·wᵀ`` with its gradients, outside compiled graphs, to which its kernels are opaque."""
     with without_autocast(x.device):
         return cast("Tensor", _Products.apply(x, w, kernel, setup))  # type: ignore[no-untyped-call]
 

@@ -1,17 +1,22 @@
-"""A quantizer for evaluation, where weights do not change."""
+"""Layers in evaluation, where weights do not change: each is quantized once."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qprobe.quant import linear_native
-from qprobe.quant.products import LinearKernel, Quantizer, Role, Setup, faithful, operand_of
+from qprobe.quant.products import Kernel, Quantizer, Role, Setup, faithful
 from qprobe.quant.quantize import Operand
 
 
 class Remembering:
-    """Quantizes a layer's weight for fprop once; for one layer, whose weight never changes.
+    """Quantizes a layer's weight for fprop once: for one layer, whose weight does not change.
 
-    Costs one copy of the weight, and half a one where a kernel multiplies it (:meth:`linear`).
+    Costs one copy of the weight, or half a one where a kernel reads it.
     """
 
     def __init__(self, quantizer: Quantizer) -> None:
@@ -29,29 +34,35 @@ class Remembering:
             self._weight = self._quantizer(x, operand, role, generator)
         return self._weight
 
-    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, setup: Setup) -> Tensor | None:
-        """``x·wᵀ + bias`` of a linear layer by a kernel; None where there is none for it.
-
-        The same numbers as :func:`~qprobe.quant.products.multiply` but for the rounding of sums.
-        Nothing is cast and no gradient kept.
-        """
-        if self._quantizer is not faithful or torch.is_grad_enabled():
-            return None
-        dense = x.contiguous()
-        if not linear_native.usable(dense) or torch.is_autocast_enabled("cpu"):
-            return None
+    def packed(self, w: Tensor, kernel: Kernel, setup: Setup) -> linear_native.Packed | None:
+        """The weight as the kernel of linear layers reads it; None where it cannot."""
         if not self._asked:
-            self._asked, self._packed = True, _pack(w.detach(), setup)
-        return None if self._packed is None else self._packed.multiply(dense, bias)
+            self._asked = True
+            if self._quantizer is faithful:
+                self._packed = linear_native.pack(w, kernel, setup)
+        return self._packed
 
 
-def _pack(w: Tensor, setup: Setup) -> linear_native.Packed | None:
-    kernel = LinearKernel(w)
-    rows = w.new_empty(0, w.shape[1])
-    x_how, w_how = (
-        operand_of(operand, Role("fprop", name), kernel, setup.recipe)
-        for name, operand in (("x", rows), ("w", w))
+@contextmanager
+def quantizers(chosen: Mapping[nn.Module, Quantizer]) -> Iterator[None]:
+    """Other quantizers in these layers inside, their own after."""
+    setups = {module: cast("Setup", module.setup) for module in chosen}
+    try:
+        for module, quantizer in chosen.items():
+            module.setup = replace(setups[module], quantizer=quantizer)  # type: ignore[assignment]
+        yield
+    finally:
+        for module, setup in setups.items():
+            module.setup = setup  # type: ignore[assignment]
+
+
+def remembering(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """Of these, those under a recipe quantize their weight once inside."""
+    found = {module: getattr(module, "setup", None) for module in modules}
+    return quantizers(
+        {
+            module: Remembering(setup.quantizer)
+            for module, setup in found.items()
+            if isinstance(setup, Setup)
+        }
     )
-    if x_how is None or w_how is None:
-        return None
-    return linear_native.pack(w, x_how[1], w_how[1])

@@ -7,10 +7,11 @@ from qprobe.analyzers.dequantization import combine, emit, findings, gradients, 
 from qprobe.analyzers.dequantization.emit import Measured, record
 from qprobe.analyzers.dequantization.evaluation import Bounds
 from qprobe.analyzers.dequantization.heap import keep_freed_memory, long_lived
-from qprobe.analyzers.dequantization.layers import evaluating, quantized_layers, remembering
+from qprobe.analyzers.dequantization.layers import evaluating, quantized_layers
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.analyzers.dequantization.search import Mode, Search
 from qprobe.errors import InputError
+from qprobe.quant.remembering import remembering
 from qprobe.records.schema import Finding, Record
 
 
@@ -44,7 +45,7 @@ class Dequantization:
             )
         keep_freed_memory()
         measurement = Measurement(subject, layers, (self.search, self.bounds), self._known)
-        with evaluating(subject.model), remembering(layers), long_lived():
+        with evaluating(subject.model), remembering(subject.model.modules()), long_lived():
             yield from measurement.base()
             with measurement.evaluation.opened():
                 yield from measurement.verified_base()

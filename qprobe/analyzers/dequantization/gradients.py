@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qprobe.analyzers.dequantization.emit import interval, record
-from qprobe.analyzers.dequantization.layers import Layer, Unquantized, quantizers
+from qprobe.analyzers.dequantization.layers import Layer, Unquantized
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.inference import Interval, Method, Resampling, bootstrap
 from qprobe.quant import Gemm, QuantRecipe, QuantSpec, Rounding, Source
 from qprobe.quant.layers import QuantizedLayer
+from qprobe.quant.remembering import quantizers
 from qprobe.records.schema import Record
 
 Floats = NDArray[np.float64]

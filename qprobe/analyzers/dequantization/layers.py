@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,8 @@ from torch import Tensor, nn
 from qprobe.quant import Operand, Quantizer, Role, restored
 from qprobe.quant.attention import QuantizedScaledDotProduct
 from qprobe.quant.layers import QuantizedLayer
-from qprobe.quant.remembering import Remembering
+from qprobe.quant.remembering import quantizers
 from qprobe.sites.discover import kind_of
-
-if TYPE_CHECKING:
-    from qprobe.quant.products import Setup
 
 #: Operands of a forward product that can be put back one at a time.
 OPERANDS = ("x", "w")
@@ -91,26 +87,6 @@ class Unquantized:
         if (role.gemm, role.operand) in self._roles:
             return x if x.dtype == torch.float64 else x.float()
         return self._quantizer(x, operand, role, generator)
-
-
-@contextmanager
-def quantizers(chosen: Mapping[nn.Module, Quantizer]) -> Iterator[None]:
-    """Other quantizers in these layers inside, their own after."""
-    setups = {module: cast("Setup", module.setup) for module in chosen}
-    try:
-        for module, quantizer in chosen.items():
-            module.setup = replace(setups[module], quantizer=quantizer)  # type: ignore[assignment]
-        yield
-    finally:
-        for module, setup in setups.items():
-            module.setup = setup  # type: ignore[assignment]
-
-
-def remembering(layers: Mapping[str, Layer]) -> AbstractContextManager[None]:
-    """All layers quantize their weight once inside."""
-    return quantizers(
-        {one.module: Remembering(one.module.setup.quantizer) for one in layers.values()}
-    )
 
 
 @contextmanager

@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qprobe.analyzers.base import Subject
-from qprobe.analyzers.dequantization.layers import Layer, quantizers
+from qprobe.analyzers.dequantization.layers import Layer
 from qprobe.quant import REUSE_FPROP, Gemm, Operand, Quantizer, QuantRecipe, Role, ScaledDotProduct
+from qprobe.quant.remembering import quantizers
 
 Floats = NDArray[np.float64]
 

@@ -16,6 +16,7 @@ from qprobe.analyzers.scores import MeanLoss
 from qprobe.errors import InputError
 from qprobe.models import build
 from qprobe.quant import convert, override, recipe
+from qprobe.quant.remembering import remembering
 
 BARE = Search(
     mode=Mode.EXHAUSTIVE, operands=False, agreement=0, cumulative=0, sensitivity=False, gradients=0
@@ -130,7 +131,7 @@ def slowly(one: Subject) -> dict[str, float]:
     """Override, evaluate everything plainly, put back."""
 
     def score() -> float:
-        with torch.no_grad():
+        with torch.no_grad(), remembering(one.model.modules()):
             sums = sum(one.score.of(one.model(b[0]), b).sum(0) for b in one.batches())
         return float(one.score.reduce(sums[None])[0])
 

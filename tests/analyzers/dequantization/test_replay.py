@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qprobe.analyzers.dequantization.layers import dequantized, quantized_layers, remembering
+from qprobe.analyzers.dequantization.layers import dequantized, quantized_layers
 from qprobe.analyzers.dequantization.replay import Replay
 from qprobe.errors import InputError
 from qprobe.models import build
 from qprobe.quant import convert, override
+from qprobe.quant.remembering import remembering
 
 MEMORY = 2**28
 
@@ -16,7 +17,7 @@ def replayed(model: nn.Module, x: Tensor, memory: int = MEMORY) -> dict[str, Ten
     layers = quantized_layers(model)
     replay = Replay(model, memory)
     found = {}
-    with torch.no_grad(), remembering(layers), replay.attached():
+    with torch.no_grad(), remembering(model.modules()), replay.attached():
         recording = replay.record(lambda: model(x))
         for path, layer in layers.items():
             variant = dequantized(model, [layer])
@@ -31,7 +32,8 @@ def overridden(model: nn.Module, x: Tensor, recipe: str) -> dict[str, Tensor]:
     with torch.no_grad():
         for path in quantized_layers(model):
             override(model, {path: "bf16"})
-            found[path] = model(x)
+            with remembering(model.modules()):
+                found[path] = model(x)
             override(model, {path: recipe})
     return found
 
