@@ -73,9 +73,9 @@ DOT static void round_blocks(const linear *p, const float *x, int64_t rows, int6
       w->stored[r * blocks + b] = largest_of(x + r * p->inputs + b * LANES, left < LANES ? left : LANES);
     }
   for (int64_t i = 0; i < count; i++) {
-    const float s = e4m3(w->stored[i] * t->block_factor), e = 1.0f / (s * t->decode);
+    const float s = e4m3(w->stored[i] * t->block_factor);
     w->stored[i] = s;
-    w->encode[i] = e > FLT_MAX ? FLT_MAX : e;
+    w->encode[i] = 1.0f / (s * t->decode); /* infinite where s is zero, and so is what comes of it */
   }
   for (int64_t r = 0; r < rows; r++)
     for (int64_t b = 0; b < blocks; b++)

@@ -1,9 +1,8 @@
 """The layers that recover most, without measuring all of them.
 
-Layers are taken in the order of their screen values: three times as many as are asked for, or a
-few less where screen values are gains of the score, which order better. All see the first quarter
-of the batches, fewer the second and the third, a few more than asked for the last: at each look
-those leave of whom least is expected. Of gains, that is the score with what was seen put in place
+Layers are taken in the order of their screen values, three times as many as are asked for. All see
+the first quarter of the batches, fewer the second and the third, up to twice as many as are asked
+for the last: at each look those leave of whom least is expected. Of gains, that is the score with what was seen put in place
 of the base's, and the screen's share for what was not seen yet, where that is a gain; else the
 score of what was seen. The other layers follow in smaller lots. After each lot the race ends when
 the ``top``-th exact lower limit exceeds what any layer that waits can be expected to reach: its
@@ -24,11 +23,9 @@ from qprobe.inference import Interval, Replicates
 
 #: Shares of the batches after which a race looks who leaves.
 SHARES = (0.25, 0.5, 0.75)
-#: Layers that run at first and after each look, in units of ``top``: wide, since the screen of a
-#: loss orders roughly, and narrowing, since a quarter of the batches orders better than it.
-OF_A_LOSS = (3.2, 2.4, 1.6, 1.2)
-#: The same where the screen is of the score: nearly all that matter are among the first twelve.
-OF_GAINS = (2.4, 2.0, 1.6, 1.4)
+#: Layers that run at first and after each look, in units of ``top``: wide, since a screen orders
+#: roughly, and hardly narrower in the end, since a look still takes one of the best for another.
+WIDTHS = (3.2, 2.4, 2.2, 2.0)
 #: How far above the screen a layer may be: this quantile of what was seen.
 QUANTILE = 0.95
 
@@ -67,7 +64,7 @@ class Race:
     def run(self, order: Sequence[str], variants: Mapping[str, Variant]) -> Stop:
         """Race the layers in ``order``; those already ``finished`` are not run again."""
         waiting = [path for path in order if path not in self.finished]
-        shares = (OF_GAINS if self.gains else OF_A_LOSS)[-1 - len(self._looks()) :]
+        shares = WIDTHS[-1 - len(self._looks()) :]
         widths = [math.ceil(self.top * share) for share in shares]
         lot = widths[0]
         while waiting:
