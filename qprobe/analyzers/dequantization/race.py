@@ -2,12 +2,12 @@
 
 Layers are taken in the order of their screen values, three times as many as are asked for. All see
 the first quarter of the batches, fewer the second and the third, up to twice as many as are asked
-for the last: at each look those leave of whom least is expected. Of gains, that is the score with what was seen put in place
-of the base's, and the screen's share for what was not seen yet, where that is a gain; else the
-score of what was seen. The other layers follow in smaller lots. After each lot the race ends when
-the ``top``-th exact lower limit exceeds what any layer that waits can be expected to reach: its
-screen value times the 95th percentile of recovery/screen so far. That bound is a heuristic, as is
-leaving by rank; the report says how well the screen agreed with the truth.
+for the last: at each look those leave of whom least is expected. Of gains, that is the score with
+what was seen put in place of the base's, and the screen's share for what was not seen yet, where
+that is a gain; else the score of what was seen. The other layers follow in smaller lots. After each
+lot the race ends when the ``top``-th exact lower limit exceeds what any layer that waits can be
+expected to reach: its screen value times the 95th percentile of recovery/screen so far. That bound
+is a heuristic, as is leaving by rank; the report says how well the screen agreed with the truth.
 """
 
 import math
