@@ -8,11 +8,13 @@ other modules than the recorded one, and (by the caller's comparison with a plai
 modules pass to each other behind their outputs.
 
 Memory is bounded: outputs are kept in the order in which they are made, until the bound; what was
-not kept is computed again.
+not kept is computed again. Above a sixteenth of the bound a block that is done gives up what is
+inside it: memory that is new to the process comes page by page, which takes longer than to compute
+a part of a block again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +32,10 @@ _PLAIN = (Tensor, int, float, str, type(None))
 #: Recording a pass again finds tensors written in place by what was recorded cloned; no model needs
 #: more rounds than it has nested in-place writes.
 _ROUNDS = 4
+#: Share of the memory above which blocks give up what is inside them, and the largest share of a
+#: model's modules that make a block.
+_PLENTY = 1 / 16
+_BLOCK = 1 / 8
 Compute = Callable[[], Any]
 
 
@@ -46,9 +52,19 @@ class _Call:
     #: (tensor, version when it was made) of an output that is handed out as it is.
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
     cloned: bool = False
+    #: Bytes by address of what holds a kept output.
+    storages: dict[int, int] = field(default_factory=dict)
+
+    def inside(self) -> "Iterator[_Call]":
+        """The calls in this one, parents before children."""
+        waiting = [*self.children]
+        while waiting:
+            call = waiting.pop()
+            yield call
+            waiting += call.children
 
     def forget(self) -> None:
-        self.kept, self.output, self.versions = False, None, []
+        self.kept, self.output, self.versions, self.storages = False, None, [], {}
 
 
 @dataclass(slots=True, eq=False)
@@ -64,11 +80,8 @@ class Recording:
 
     def calls(self) -> Iterator[_Call]:
         """Every call, parents before children."""
-        waiting = [self.root]
-        while waiting:
-            call = waiting.pop()
-            yield call
-            waiting += call.children
+        yield self.root
+        yield from self.root.inside()
 
     def forget(self) -> None:
         """Free the outputs; what is left is the order of calls."""
@@ -77,19 +90,52 @@ class Recording:
         self.bytes = 0
 
 
-class _Recorder:
-    """Notes calls, and keeps outputs until ``memory`` is used up."""
+class _Shelf:
+    """Outputs that are kept, and what they occupy."""
 
-    def __init__(self, memory: int, fragile: Collection[tuple[str, int]]) -> None:
-        self.root = _Call(("", -1), 0)
-        self.first: dict[str, int] = {}
+    def __init__(self, memory: int) -> None:
         self.bytes = 0
         self._memory = memory
+        #: How many outputs a storage holds: a module may hand on what it was given.
+        self._users: Counter[int] = Counter()
+
+    def has_plenty(self) -> bool:
+        """Whether so little is kept that inner outputs may stay."""
+        return self.bytes <= self._memory * _PLENTY
+
+    def has_room(self, storages: Mapping[int, int]) -> bool:
+        """Whether what such storages hold may be kept."""
+        return self.bytes + self._new(storages) <= self._memory
+
+    def put(self, call: _Call) -> None:
+        """Keep what ``call`` holds."""
+        self.bytes += self._new(call.storages)
+        self._users.update(call.storages.keys())
+
+    def drop(self, call: _Call) -> None:
+        """Forget what ``call`` holds."""
+        self._users.subtract(call.storages.keys())
+        self.bytes -= self._new(call.storages)
+        call.forget()
+
+    def _new(self, storages: Mapping[int, int]) -> int:
+        """Bytes of those that no output holds."""
+        return sum(n for at, n in storages.items() if not self._users[at])
+
+
+class _Recorder:
+    """Notes calls, and keeps outputs in a bounded memory."""
+
+    def __init__(self, shelf: _Shelf, fragile: Collection[tuple[str, int]], modules: int) -> None:
+        self.root = _Call(("", -1), 0)
+        self.first: dict[str, int] = {}
+        self._shelf = shelf
         self._fragile = fragile
+        #: Ticks of a call that is no more than a block: two a call.
+        self._block = 2 * modules * _BLOCK
         self._stack = [self.root]
         self._tick = 0
         self._numbers: Counter[str] = Counter()
-        self._storages: set[int] = set()
 
     def call(self, path: str, compute: Compute) -> Any:
         call = _Call((path, self._numbers[path]), self._next())
@@ -100,6 +146,9 @@ class _Recorder:
         output = compute()
         self._stack.pop()
         call.end = self._next()
+        if call.end - call.start <= self._block and not self._shelf.has_plenty():
+            for inner in call.inside():
+                self._shelf.drop(inner)
         self._keep(call, output)
         return output
 
@@ -116,21 +165,27 @@ class _Recorder:
             return  # who knows what it holds
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         call.cloned = call.name in self._fragile or any(t.is_inference() for t in tensors)
-        if call.cloned:
-            size = sum(t.nbytes for t in tensors)
-        else:
-            new = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-            size = sum(n for at, n in new.items() if at not in self._storages)
-        if self.bytes + size > self._memory:
+        storages = _storages(tensors)
+        if call.cloned:  # a new storage each; the addresses are known once they are made
+            storages = {-n: tensor.nbytes for n, tensor in enumerate(tensors, 1)}
+        if not self._shelf.has_room(storages):
             return
-        self.bytes += size
         call.kept = True
         if call.cloned:
             call.output = _clone(output)
-            return
-        call.output = output
-        call.versions = [(t, t._version) for t in tensors]  # noqa: SLF001  (no public name)
-        self._storages.update(new)
+            leaves = tree_leaves(call.output)
+            storages = _storages([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+        else:
+            call.output = output
+            call.versions = [(t, t._version) for t in tensors]  # noqa: SLF001  (no public name)
+        call.storages = storages
+        self._shelf.put(call)
+
+
+def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Bytes by address of what holds them."""
+    found = (tensor.untyped_storage() for tensor in tensors)
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
 class _Player:
@@ -178,6 +233,7 @@ class Replay:
     def __init__(self, model: nn.Module, memory: int) -> None:
         self._model = model
         self._memory = memory
+        self._modules = sum(1 for _ in model.modules())
         self._fragile: set[tuple[str, int]] = set()
         self._active: _Recorder | _Player | None = None
 
@@ -210,10 +266,11 @@ class Replay:
         found by their version, and the pass is recorded again with copies of them.
         """
         for _ in range(_ROUNDS):
-            recorder = _Recorder(self._memory, self._fragile)
+            shelf = _Shelf(self._memory)
+            recorder = _Recorder(shelf, self._fragile, self._modules)
             output = self._run(recorder, run)
             recorder.close()
-            recording = Recording(output, recorder.root, recorder.first, recorder.bytes)
+            recording = Recording(output, recorder.root, recorder.first, shelf.bytes)
             written = {call.name for call in recording.calls() if _written(call)}
             if not written:
                 return recording

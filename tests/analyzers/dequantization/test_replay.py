@@ -65,6 +65,51 @@ def test_beyond_the_bound_it_is_computed_again(memory):
         assert replay.record(lambda: model(x)).bytes <= memory
 
 
+class Blocks(nn.Module):
+    """Nine blocks of two layers on rows of 16 numbers, and of what hands on what it got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Identity()) for _ in range(9))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+#: One output of the above for four rows.
+ONE = 4 * 16 * 4
+
+
+def names(blocks: range, ends: str = " 012") -> set[str]:
+    return {f"blocks.{n}.{end}".rstrip(" .") for n in blocks for end in ends}
+
+
+@pytest.mark.parametrize(
+    ("memory", "kept", "outputs"),
+    [
+        (18 * ONE * 16, names(range(9)) | {"blocks", ""}, 18),  # handed on: nothing
+        (4 * ONE * 16, names(range(2)) | names(range(2, 9), " ") | {"blocks", ""}, 11),
+        (9 * ONE, names(range(9), " ") | {"blocks", ""}, 9),
+        (4 * ONE, names(range(4), " "), 4),
+        (0, set(), 0),
+    ],
+)
+def test_what_is_kept_of_blocks(memory, kept, outputs):
+    """A block gives up what is inside it, unless little is kept; what holds all blocks does not."""
+    model = Blocks()
+    convert(model, "int4-tensor", layers="all")
+    x, replay = torch.randn(4, 16), Replay(model, memory)
+    with torch.no_grad(), replay.attached():
+        recording = replay.record(lambda: model(x))
+    assert {call.name[0] for call in recording.calls() if call.kept} == kept
+    storages = {at: n for call in recording.calls() for at, n in call.storages.items()}
+    assert recording.bytes == sum(storages.values()) <= memory
+    assert len(storages) == outputs
+    assert_same(model, x, "int4-tensor", memory)
+
+
 class Twice(nn.Module):
     """A shared layer under two names, called three times, and tensors written in place."""
 
