@@ -7,6 +7,7 @@ from qprobe.engine import evaluate
 from qprobe.engine.subject import PooledAuprc, subject_of
 from qprobe.engine.workbench import prepare
 from qprobe.inference import average_precision
+from qprobe.quant.remembering import remembering
 
 
 @pytest.fixture
@@ -32,6 +33,18 @@ def test_the_subject_scores_and_loses_what_the_training_reports(bench):
     assert score == expected.pooled()["auprc"]
     assert loss == pytest.approx(expected.loss, rel=1e-6)
     assert tuple(groups) == expected.patients
+
+
+def test_to_the_bit_also_where_weights_are_remembered(small):
+    """In high precision the last layer shows all there is; in four bits it would round it away."""
+    bench = prepare(small(arch="vit", recipe="nvfp4", validation=0.25))
+    subject = subject_of(bench)
+    batch = next(iter(subject.batches()))
+    with torch.no_grad(), remembering(subject.model.modules()):
+        output = subject.forward(subject.model, batch)
+    shown = evaluate(bench.model, bench.validation, bench.device, show=True).shown
+    for row, (_, _, _, logits) in enumerate(shown[: len(output)]):
+        assert torch.equal(logits, output[row])
 
 
 def test_it_is_validation_data_and_the_same_every_time(bench):
