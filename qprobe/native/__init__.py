@@ -5,7 +5,8 @@ so neither Python's nor PyTorch's headers are needed to build it. Where it could
 :data:`kernels` is ``None`` and PyTorch does the work: quantization (:mod:`qprobe.quant`) with the
 same bits, summaries (:mod:`qprobe.probes.summary`) and attention (:mod:`qprobe.stats.attention`,
 :mod:`qprobe.probes.attended_native`) with the same counts and, but for the rounding of their sums,
-the same numbers.
+the same numbers. Linear layers in evaluation (:mod:`qprobe.quant.linear_native`) have one as well
+where the processor multiplies bfloat16.
 """
 
 import ctypes
@@ -308,7 +309,8 @@ def describe() -> str:
     """One line for people: which kernels are in use, and why if they are not the fast ones."""
     if kernels is None:
         return f"PyTorch ({_reason})"
-    return f"native C, {kernels.instruction_set.name.lower()}"
+    extra = ", bfloat16" if kernels.multiplies_bfloat16() else ""
+    return f"native C, {kernels.instruction_set.name.lower()}{extra}"
 
 
 def require() -> Kernels:
