@@ -39,8 +39,8 @@ class Packed:
     #: The largest integer; of blocks nothing.
     largest: int
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """``x·wᵀ + bias`` of dense float32 ``x``."""
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x·wᵀ + bias`` of dense float32 tensors."""
         outputs, inputs = self.shape
         y = x.new_empty(*x.shape[:-1], outputs)
         kernels = native.require()

@@ -18,10 +18,12 @@ def multiply(x: Tensor, w: Tensor, bias: Tensor | None, kernel: Kernel, setup: S
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         y: Tensor = differentiable(x, w, kernel, setup)
         return y if bias is None else y + bias
-    if isinstance(setup.quantizer, Remembering) and kernel.linear and linear_native.usable(x):
-        packed = setup.quantizer.packed(w, kernel, setup)
+    if isinstance(setup.quantizer, Remembering) and kernel.linear:
+        given = [x] if bias is None else [x, bias]
+        usable = all(linear_native.usable(one) for one in given)
+        packed = setup.quantizer.packed(w, kernel, setup) if usable else None
         if packed is not None:
-            return packed.multiply(x.contiguous(), bias)
+            return packed.multiply(*(one.contiguous() for one in given))
     y = Products(x=x, w=w, kernel=kernel, setup=setup).fprop()
     if bias is None:
         return y

@@ -195,12 +195,16 @@ def test_a_layer_in_evaluation(name, bias):
     assert_close(got, x, w, None if b is None else b.detach(), model[0].setup)
 
 
-@pytest.mark.parametrize("case", ["gradients", "float64", "autocast", "nothing", "no kernels"])
+@pytest.mark.parametrize(
+    "case", ["gradients", "float64", "bias", "autocast", "nothing", "no kernels"]
+)
 def test_where_it_stands_aside(case, monkeypatch):
     model = layer("nvfp4")
     x = numbers(3, 24)
     if case == "float64":
         model, x = model.double(), x.double()
+    if case == "bias":
+        model[0].bias.data = model[0].bias.data.double()
     if case == "nothing":
         x = x[:0]
     if case == "no kernels":
