@@ -194,21 +194,36 @@ def test_a_phone_has_room_for_every_page(page, base):
         assert box["y"] + box["height"] <= header["height"], f"{one} is below the header"
 
 
-def test_what_did_not_change_costs_a_question_and_a_hidden_tab_asks_nothing(page, base):
-    asked = []
+#: Says every 50 ms what another tab of this dashboard was told.
+OTHER = """(told) => {
+  const tab = new BroadcastChannel("qprobe-answers/");
+  return setInterval(() => tab.postMessage(told), 50);
+}"""
+
+
+def test_what_did_not_change_costs_a_question_and_a_hidden_tab_asks_nothing(hurried, base):
+    page, asked = hurried, []
     page.on("request", lambda one: asked.append(one.url))
     opened(page, base, "live")
     expect(page.locator("#freshness")).to_contain_text(re.compile("ago|just now"))
     page.wait_for_load_state("networkidle")
     asked.clear()
-    with page.expect_response("**/beat"):
+    with page.expect_response("**/beat") as told:
         pass
     assert {url.rpartition("/")[2] for url in asked} == {"beat"}
+    # Another tab asks: what it is told this one need not ask.
+    other = page.evaluate_handle(OTHER, told.value.json())
+    page.wait_for_timeout(300)  # for an answer that is under way
+    asked.clear()
+    page.wait_for_timeout(700)
+    assert asked == []
+    with page.expect_response("**/beat"):
+        other.evaluate("clearInterval")
     hide = "hidden => Object.defineProperty(document, 'hidden', { value: hidden, writable: true })"
     page.evaluate(hide, True)
     page.wait_for_timeout(300)  # for an answer that is under way
     asked.clear()
-    page.wait_for_timeout(2700)
+    page.wait_for_timeout(700)  # it would have asked three times, or once after a quiet minute
     assert asked == []
     with page.expect_response("**/beat"):
         page.evaluate("() => { document.hidden = false; }")
@@ -307,7 +322,8 @@ def written(tmp_path):
         yield step
 
 
-def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path, written):
+def test_a_run_that_is_written_moves_on_and_can_be_paused(hurried, served, tmp_path, written):
+    page = hurried
     page.goto(f"{served(tmp_path)}/live")
     expect(page.get_by_text("This run is no training.")).to_be_visible()
     written(1)
@@ -321,7 +337,7 @@ def test_a_run_that_is_written_moves_on_and_can_be_paused(page, served, tmp_path
     asked = []
     page.on("request", lambda one: asked.append(one.url))
     written(42, 0.5)
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(700)
     assert asked == []
     page.get_by_role("button", name="update now").click()  # also while it is paused
     expect(facts).to_contain_text("42 of 100")
@@ -344,7 +360,8 @@ SLOW = """() => {
 }"""
 
 
-def test_a_page_that_draws_slowly_follows_slowly_and_says_so(page, served, tmp_path, written):
+def test_a_page_that_draws_slowly_follows_slowly_and_says_so(hurried, served, tmp_path, written):
+    page = hurried
     written(1)
     page.goto(f"{served(tmp_path)}/live")
     expect(page.locator("#live-series .scatterlayer path").first).to_be_attached()
@@ -358,7 +375,7 @@ def test_a_page_that_draws_slowly_follows_slowly_and_says_so(page, served, tmp_p
     asked = []
     page.on("request", lambda one: asked.append(one.url))
     written(3)
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(700)
     assert asked == []
     page.keyboard.press("r")
     expect(facts).to_contain_text("3 of 100")
