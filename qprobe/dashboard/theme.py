@@ -127,6 +127,10 @@ def template(dark: bool) -> go.layout.Template:
         "zerolinecolor": rule(dark),
         "automargin": True,
         "title": {"standoff": 8},
+        # Where the pointer is. Less than nothing takes the border off, whose colour plotly takes
+        # from a paper that is transparent: it would be white in the dark.
+        "spikecolor": "#868e96",
+        "spikethickness": -2,
     }
     layout = go.Layout(
         font={"family": FONT, "size": 12, "color": ink(dark)},
