@@ -5,29 +5,27 @@
 Times of the browser are taken in the page: from the click or the change until the second frame
 after the chart is there, everything in between included. Beside each stands what the page's main
 thread computed for it, which other work on the machine does not change. Medians; the wall time says
-whether a goal is met. The last part writes a run, as a training would: alone, beside five clients
-that ask the server what tabs ask, which is what the dashboard costs where the browser is elsewhere,
-and beside five tabs of a browser on the same cores, all of them in view.
+whether a goal is met. The last part is ``writer_beside_tabs.py``: whether looking on slows
+a training down.
 """
 
 import argparse
-import json
 import logging
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from growing_run import LAYERS, MEASURES, Written, write
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from growing_run import LAYERS, MEASURES, write
+from playwright.sync_api import Browser, Page, sync_playwright
 from werkzeug.serving import make_server
+from writer_beside_tabs import told
 
 from qprobe import records
 from qprobe.dashboard import create_app
@@ -37,14 +35,6 @@ from qprobe.dashboard.layer_table import layer_table
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.pages.live import training
 
-TABS, ROUNDS = 5, 3
-#: Seconds until a turn has settled, and of a turn: tabs draw at once when they go on, and then in
-#: turn within half a minute.
-SHORT, LONG = (1.0, 8.0), (6.0, 30.0)
-#: What tabs ask at most, whatever a drawing costs them.
-BEAT_S = 2.0
-#: Where a file waits for no disk, whose stalls of 40 ms would hide what tabs do to a flush of 1 ms.
-MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
 PATIENCE_MS = 120_000
 
 # Runs in every page from its start: when the frame and the first map are there.
@@ -80,23 +70,6 @@ FOLLOWED = """async ([link, chart]) => {
   await frame(); await frame();
   return performance.now() - began;
 }"""
-
-
-# Asks what tabs ask, as often, in a process of its own.
-CLIENTS = """
-import json, sys, threading, time, urllib.request
-asked, tabs, apart = json.loads(sys.argv[1])
-def follow(late):
-    time.sleep(late)
-    while True:
-        for url, body in asked:
-            told = {"Content-Type": "application/json"}
-            told_ = body and body.encode()
-            urllib.request.urlopen(urllib.request.Request(url, told_, told)).read()
-        time.sleep(apart)
-for number in range(tabs):
-    threading.Thread(target=follow, args=(number * apart / tabs,)).start()
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +110,11 @@ def main() -> None:
             return
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chosen.chromium)
-            with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as memory:
-                for part in (opened(browser, path, chosen.times), polled(browser, Path(memory))):
-                    for line in part:
-                        print(line, flush=True)
+            for line in opened(browser, path, chosen.times):
+                print(line, flush=True)
             browser.close()
+    for measured in told(chosen.chromium):
+        print(measured, flush=True)
 
 
 def server(path: Path, times: int) -> Iterator[Line]:
@@ -193,12 +166,11 @@ def served(path: Path) -> Iterator[str]:
 class Tab:
     """A page, and what its main thread has computed."""
 
-    def __init__(self, browser: Browser | BrowserContext, *, watch: bool = True) -> None:
+    def __init__(self, browser: Browser) -> None:
         self.page: Page = browser.new_page()
         self.page.set_viewport_size({"width": 1440, "height": 1000})
         self.page.set_default_timeout(PATIENCE_MS)
-        if watch:
-            self.page.add_init_script(WATCH)
+        self.page.add_init_script(WATCH)
         self._session = self.page.context.new_cdp_session(self.page)
         self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
@@ -264,91 +236,6 @@ def drilled(tab: Tab, base: str, times: int) -> Iterator[tuple[float, float]]:
         tab.load(f"{base}/layers")
         tab.page.wait_for_timeout(2500)
         yield tab.evaluate(FOLLOWED, [["#worst a", turn % 10], "#layer-time .scatterlayer path"])
-
-
-def polled(browser: Browser, folder: Path) -> Iterator[Line]:
-    """A writer alone, beside clients and beside tabs that follow it, in turns."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    takes = []
-    with Written(folder / "run.qprobe") as written, apart(folder) as base:
-        # Whoever watches looks at every frame, which would be most of what a tab costs.
-        together = browser.new_context()  # five windows of one browser, as a person has them
-        tabs = [Tab(together, watch=False) for _ in range(TABS)]
-        questions: dict[str, tuple[str, str | None]] = {}
-        tabs[0].page.on("request", lambda asked: keep(questions, asked))
-        for tab in tabs:
-            tab.page.goto(f"{base}/live")
-            tab.page.locator("#live-series .scatterlayer path").first.wait_for(state="attached")
-        written.go_on(LONG)
-        for _ in range(ROUNDS):
-            pause(tabs, stop=True)
-            found.setdefault("alone", []).append(written.go_on(SHORT))
-            with clients(list(questions.values())):
-                found.setdefault(f"{TABS} clients", []).append(written.go_on(SHORT))
-            pause(tabs, stop=False)
-            began = time.perf_counter(), processes(browser)
-            found.setdefault(f"{TABS} tabs", []).append(written.go_on(LONG))
-            takes.append((processes(browser) - began[1]) / (time.perf_counter() - began[0]))
-    yield Line(name=f"all processes of a browser with {TABS} tabs, of a core",
-               value=100 * statistics.median(takes), unit="%")  # fmt: skip
-    alone = found.pop("alone")
-    for place, measured in enumerate(("time", "CPU")):
-        flush = statistics.median(one[place] for one in alone)
-        yield Line(name=f"a writer's flush of 7,201 values, {measured}", value=1000 * flush)
-        for who, beside in found.items():
-            ratios = [one[place] / own[place] for one, own in zip(beside, alone, strict=True)]
-            slower = 100 * (statistics.median(ratios) - 1)
-            yield Line(name=f"slower beside {who}, {measured}", value=slower, unit="%", goal=2.0)
-
-
-def processes(browser: Browser) -> float:
-    """CPU seconds of the browser so far: pages, what paints them, and what holds them together."""
-    session = browser.new_browser_cdp_session()
-    found = session.send("SystemInfo.getProcessInfo")["processInfo"]
-    session.detach()
-    return float(sum(one["cpuTime"] for one in found))
-
-
-def keep(questions: dict[str, tuple[str, str | None]], asked: Request) -> None:
-    """The questions of a tab that follows a run: whether something changed, and what is new."""
-    body = asked.post_data
-    if asked.url.endswith("/beat"):
-        questions["beat"] = asked.url, None
-    elif '"changedPropIds":["pulse.data"]' in (body or ""):
-        questions["live"] = asked.url, body
-
-
-def pause(tabs: Sequence[Tab], *, stop: bool) -> None:
-    for tab in tabs:
-        tab.page.get_by_role("button", name="pause" if stop else "go on").click()
-
-
-@contextmanager
-def clients(questions: list[tuple[str, str | None]]) -> Iterator[None]:
-    if len(questions) != 2:
-        raise RuntimeError(f"a tab that follows a run asks two questions, seen: {questions}")
-    asked = json.dumps([questions, TABS, BEAT_S])
-    process = subprocess.Popen([sys.executable, "-c", CLIENTS, asked])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def apart(folder: Path) -> Iterator[str]:
-    """The dashboard as people have it: a process of its own."""
-    words = ["-m", "qprobe", "dashboard", str(folder), "--port", "0", "--no-browser"]
-    process = subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        told = next(line for line in process.stdout or () if "http://" in line)
-        yield "http://" + told.partition("http://")[2].split()[0].rstrip("/")
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

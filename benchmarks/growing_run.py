@@ -1,7 +1,8 @@
 """A run of 600 layers × 12 measures, finished or growing while others look at it."""
 
-import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from qprobe import records
 from qprobe.records import Batch, Column, RunInfo, create
+from qprobe.records.layout import SPAN
 
 LAYERS, MEASURES = 600, 12
 STEP_S = 0.01
@@ -28,6 +30,19 @@ def write(path: Path, steps: int) -> None:
             run.records(step, Batch(layout=layout, values=values))
             run.records(step, Batch(layout=own, values=np.array([1.0 / (step + 1)])))
             run.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flush:
+    """One flush: its step, when, how long and how much CPU time it took, what company computed
+    between the last one and it, and a kind; those of one kind write the same."""
+
+    step: int
+    at_s: float
+    wall_s: float
+    cpu_s: float
+    company_s: float
+    kind: int
 
 
 class Written:
@@ -50,22 +65,31 @@ class Written:
     def __exit__(self, *_: object) -> None:
         self._run.close()
 
-    def go_on(self, turn: tuple[float, float]) -> tuple[float, float]:
-        """Mean wall and CPU seconds of a flush over one turn, once the last one has died away."""
-        taken = []
-        settled = time.perf_counter() + turn[0]
-        end = settled + turn[1]
+    def go_on(self, seconds: float, company: Callable[[], float] = lambda: 0.0) -> list[Flush]:
+        """Every flush of so many seconds, and how much ``company`` counts from one to the next."""
+        found, end = [], time.perf_counter() + seconds
+        counted, folded = company(), self._folded()
         while time.perf_counter() < end:
             self._train()
             self._run.records(self._step, Batch(layout=self._layout, values=self._values))
             self._run.records(self._step, Batch(layout=self._own, values=np.array([1.0])))
+            since = company() - counted
             began = time.perf_counter(), time.thread_time()
             self._run.flush()
-            if began[0] >= settled:
-                taken.append((time.perf_counter() - began[0], time.thread_time() - began[1]))
+            ended = time.perf_counter(), time.thread_time()
+            counted = company()
+            earlier, folded = folded, self._folded()
+            kind = self._step % SPAN if folded == earlier else SPAN
+            found.append(Flush(
+                step=self._step, at_s=began[0], wall_s=ended[0] - began[0],
+                cpu_s=ended[1] - began[1], company_s=since, kind=kind,
+            ))  # fmt: skip
             self._step += 1
-        wall, computed = zip(*taken, strict=True)
-        return statistics.fmean(wall), statistics.fmean(computed)
+        return found
+
+    def _folded(self) -> int:
+        """Changes when the log is folded into the file, which takes longer than anything else."""
+        return self._run.path.stat().st_mtime_ns
 
     def _train(self) -> None:
         """Compute: a core that slept is cold, and company would keep it warm."""

@@ -1,9 +1,9 @@
 """One HTML file with the findings and the main charts: no server, no request, opens from a disk."""
 
 import gzip
-import re
+import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -35,28 +35,40 @@ _POLICY = (
     "img-src data: blob:; font-src data:"
 )
 _STYLE = """
+:root{color-scheme:light dark;--ink:#1f2328;--quiet:#5c636a;--rule:#e6e8eb;--paper:#fff}
+@media screen and (prefers-color-scheme:dark){
+:root{--ink:#d5d8dd;--quiet:#a6a7ab;--rule:#3a3d42;--paper:#242424}}
 body{font:14px/1.5 Inter,system-ui,sans-serif;max-width:1100px;margin:32px auto;padding:0 16px;
-color:#1f2328;font-variant-numeric:tabular-nums}
+background:var(--paper);color:var(--ink);font-variant-numeric:tabular-nums}
 h1,h2{letter-spacing:-.02em}h2{margin-top:40px}table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:6px 10px;border-bottom:1px solid #e6e8eb;vertical-align:top}
+td,th{text-align:left;padding:6px 10px;border-bottom:1px solid var(--rule);vertical-align:top}
 .scroll{overflow-x:auto}.scroll td{min-width:90px}
-small,.note{color:#5c636a}code{font-family:'JetBrains Mono',ui-monospace,monospace;
-overflow-wrap:anywhere}article{border-top:1px solid #e6e8eb;padding:12px 0;overflow-wrap:anywhere}
+small,.note{color:var(--quiet)}code{font-family:'JetBrains Mono',ui-monospace,monospace;
+overflow-wrap:anywhere}article{border-top:1px solid var(--rule);padding:12px 0;
+overflow-wrap:anywhere}
 """
 
-#: Runs the packed library and then the charts, in their order.
+#: Runs the packed library, and draws the charts in the colours of the system; paper is white.
 _UNPACK = """
 (async () => {
-  const text = document.getElementById("plotly").textContent;
-  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const read = (id) => document.getElementById(id).textContent;
+  const bytes = Uint8Array.from(atob(read("plotly")), (one) => one.charCodeAt(0));
   const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const run = (code) => {
-    const script = document.createElement("script");
-    script.textContent = code;
-    document.body.appendChild(script);
-  };
-  run(await new Response(unpacked).text());
-  document.querySelectorAll("script[data-chart]").forEach((one) => run(one.textContent));
+  const script = document.createElement("script");
+  script.textContent = await new Response(unpacked).text();
+  document.body.appendChild(script);
+  const config = JSON.parse(read("config"));
+  const draw = (look) => document.querySelectorAll("[data-chart]").forEach((place) => {
+    const told = place.querySelector(`script[data-look=${look}]`).textContent;
+    const figure = JSON.parse(told);
+    Plotly.react(place.firstElementChild, figure.data, figure.layout, config);
+  });
+  const now = () => draw(dark.matches ? "dark" : "light");
+  now();
+  dark.addEventListener("change", now);
+  addEventListener("beforeprint", () => draw("light"));
+  addEventListener("afterprint", now);
 })();
 """
 
@@ -91,7 +103,8 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
     if any(run.is_training for run in runs):  # an analysis is no training to compare
         groups = quality(library, runs, asked)
         yield "<h2>Quality against the baseline</h2>"
-        yield _drawn(forest(groups, asked, dark=False), height(groups)) + _table(groups, asked)
+        yield _drawn(lambda dark: forest(groups, asked, dark=dark), height(groups))
+        yield _table(groups, asked)
     yield "<h2>What fails</h2>"
     found = gravest_first(runs)
     # What is said of the whole model comes before what is said of a layer.
@@ -104,6 +117,7 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
     if lost:
         problems = "".join(f"<li>{escape(run.problem or '')}</li>" for run in lost)
         yield f"<h2>Files that cannot be read</h2><ul>{problems}</ul>"
+    yield f'<script type="application/json" id="config">{_json(theme.GRAPH_CONFIG)}</script>'
     yield f'<script type="text/plain" id="plotly">{_packed(get_plotlyjs())}</script>'
     yield f"<script>{_UNPACK}</script></body></html>"
 
@@ -128,13 +142,27 @@ def _packed(script: str) -> str:
     return b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
-def _drawn(figure: go.Figure, pixels: int) -> str:
-    config = {**theme.GRAPH_CONFIG}
-    drawn: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, config=config, default_height=f"{pixels}px"
+def _drawn(draw: Callable[[bool], go.Figure], pixels: int) -> str:
+    """A chart in both its looks: which one is shown is known when the report is opened."""
+    looks = "".join(
+        f'<script type="application/json" data-look="{look}">{_figure(draw(look == "dark"))}'
+        "</script>"
+        for look in ("light", "dark")
     )
-    # It runs when the charts' library is unpacked.
-    return re.sub(r"<script[^>]*>", '<script type="text/plain" data-chart>', drawn)
+    return f'<div data-chart><div style="height:{pixels}px"></div>{looks}</div>'
+
+
+def _figure(figure: go.Figure) -> str:
+    return _escaped(str(figure.to_json()))
+
+
+def _json(value: object) -> str:
+    return _escaped(json.dumps(value))
+
+
+def _escaped(told: str) -> str:
+    """JSON that cannot end the script that it stands in: names are data."""
+    return told.replace("<", "\\u003c")
 
 
 def _table(groups: list[Group], asked: Question) -> str:
@@ -176,7 +204,9 @@ def _predictions(library: Library, runs: list[Run]) -> Iterator[str]:
     every = ((run, library.answer(run, histograms)) for run in runs)
     known = [(run.name, found.counts.sum(0)) for run, found in every if found is not None]
     if known:
-        yield "<h2>Precision and recall</h2>" + _drawn(curves(known[:_CURVES], dark=False), 440)
+        yield "<h2>Precision and recall</h2>" + _drawn(
+            lambda dark: curves(known[:_CURVES], dark=dark), 440
+        )
 
 
 def _layers(library: Library, run: Run) -> Iterator[str]:
@@ -190,8 +220,9 @@ def _layers(library: Library, run: Run) -> Iterator[str]:
     if chosen:
         part = table.only(table.sites, chosen)
         seen = [site for site, there in zip(part.sites, part.there, strict=True) if there.any()]
-        drawn = fingerprint(part.only(seen, chosen), dark=False)
-        yield "<p class='note'>Rank within each measure: bright is worst.</p>" + _drawn(drawn, 440)
+        told = part.only(seen, chosen)
+        yield "<p class='note'>Rank within each measure: bright is worst.</p>"
+        yield _drawn(lambda dark: fingerprint(told, dark=dark), 440)
     if recovered:
         unit = f"{run.config.get('score') or 'score'} that the layer alone brings back"
-        yield _drawn(bars(recovered, unit, dark=False), bars_height(len(recovered)))
+        yield _drawn(lambda dark: bars(recovered, unit, dark=dark), bars_height(len(recovered)))

@@ -94,6 +94,20 @@ def ink(dark: bool) -> str:
     return "#c9cdd3" if dark else "#343a40"
 
 
+def panel(dark: bool) -> str:
+    """What lies above a chart and is read."""
+    return "#2e2e2e" if dark else "#ffffff"
+
+
+def ink_on(share: float) -> str:
+    """Text on the sequential scale, at a share of its length: at least 4.5:1 everywhere.
+
+    >>> ink_on(0.0), ink_on(1.0)
+    ('#ffffff', '#000000')
+    """
+    return "#ffffff" if share < 0.47 else "#000000"
+
+
 def rule(dark: bool) -> str:
     """Grid lines."""
     return "#3a3d42" if dark else "#e6e8eb"
@@ -113,6 +127,10 @@ def template(dark: bool) -> go.layout.Template:
         "zerolinecolor": rule(dark),
         "automargin": True,
         "title": {"standoff": 8},
+        # Where the pointer is. Less than nothing takes the border off, whose colour plotly takes
+        # from a paper that is transparent: it would be white in the dark.
+        "spikecolor": "#868e96",
+        "spikethickness": -2,
     }
     layout = go.Layout(
         font={"family": FONT, "size": 12, "color": ink(dark)},
@@ -122,7 +140,11 @@ def template(dark: bool) -> go.layout.Template:
         margin={"l": 48, "r": 16, "t": 16, "b": 40},
         xaxis=axis,
         yaxis=axis,
-        hoverlabel={"font": {"family": FONT, "size": 12}},
+        # Plotly's own is white, in the dark under bright words.
+        hoverlabel={
+            "bgcolor": panel(dark), "bordercolor": "#868e96",
+            "font": {"family": FONT, "size": 12, "color": ink(dark)},
+        },
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         modebar={
             "bgcolor": "rgba(0,0,0,0)", "color": "#868e96", "activecolor": ink(dark),

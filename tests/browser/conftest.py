@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import synthetic_runs
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -21,7 +21,16 @@ FLAGS = (
     "--disable-gpu",
     "--font-render-hinting=none",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    # One process for all tabs: what one has compiled of plotly, the next need not compile again.
+    "--renderer-process-limit=1",
 )
+#: Who waits for seconds waits for a tenth of them, so that a page asks ten times as often whether
+#: something changed. From ten seconds on nothing is hurried: what gives up, and a slow page.
+HURRY = """(() => {
+  const wait = window.setTimeout;
+  window.setTimeout = (act, ms, ...more) =>
+    wait(act, ms >= 1000 && ms < 10000 ? ms / 10 : ms, ...more);
+})()"""
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +56,12 @@ def context(chromium: "sync_api.Browser") -> Iterator["sync_api.BrowserContext"]
     found.close()
 
 
+class KeepingHandler(WSGIRequestHandler):
+    """Answers all of a page's questions on few connections, as the dashboard's own server does."""
+
+    protocol_version = "HTTP/1.1"
+
+
 @pytest.fixture(scope="session")
 def served() -> Iterator[Callable[[Path], str]]:
     """Serve the runs at a path; the address of the dashboard."""
@@ -55,7 +70,9 @@ def served() -> Iterator[Callable[[Path], str]]:
     servers = []
 
     def start(path: Path) -> str:
-        server = make_server("127.0.0.1", 0, create_app(path).server, threaded=True)
+        server = make_server(
+            "127.0.0.1", 0, create_app(path).server, threaded=True, request_handler=KeepingHandler
+        )
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}"
@@ -109,3 +126,10 @@ def page(context: "sync_api.BrowserContext") -> Iterator["sync_api.Page"]:
     yield tab
     tab.close()
     assert wrong == []
+
+
+@pytest.fixture
+def hurried(page: "sync_api.Page") -> "sync_api.Page":
+    """The same tab, in which seconds are tenths of them for who waits."""
+    page.add_init_script(HURRY)
+    return page

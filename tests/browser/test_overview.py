@@ -32,7 +32,8 @@ def test_a_pattern_that_is_none_says_so(page, base):
     expect(page.locator("#overview-shown")).to_have_text("10 of 10 shown")
 
 
-def test_new_and_damaged_runs_appear_without_a_restart(page, served, tmp_path):
+def test_new_and_damaged_runs_appear_without_a_restart(hurried, served, tmp_path):
+    page = hurried
     page.goto(served(tmp_path))
     expect(page.get_by_text("qprobe sweep")).to_be_visible()
     synthetic_runs.training(tmp_path / "one.qprobe", full=False)

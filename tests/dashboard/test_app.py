@@ -11,7 +11,7 @@ from qprobe import records
 from qprobe.dashboard import create_app
 from qprobe.dashboard.context import Context
 from qprobe.dashboard.library import Library
-from qprobe.dashboard.pages import PAGES, live
+from qprobe.dashboard.pages import PAGES, live, overview
 from qprobe.dashboard.query import Query
 from qprobe.dashboard.theme import GRAPH_CONFIG
 from qprobe.errors import InputError
@@ -75,6 +75,13 @@ def test_hostile_names_and_an_empty_folder_are_laid_out(page, tmp_path):
         if not count:
             synthetic_runs.hostile(tmp_path / "<b>.qprobe")
             library.runs(now=True)
+
+
+def test_a_folder_of_other_results_is_told_by_its_own_page(tmp_path):
+    context = Context(library=Library([tmp_path]), query=Query.parse(""))
+    assert "told in" not in str(overview.layout(context))
+    (tmp_path / "README.md").write_text("what we measured")
+    assert f"told in {tmp_path / 'README.md'}." in str(overview.layout(context))
 
 
 def test_two_apps_do_not_share_pages(sweep, tmp_path):

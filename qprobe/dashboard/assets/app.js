@@ -132,6 +132,7 @@
     const rows = [["series", "x", "y", "z"]];
     traces.forEach(function (trace) {
       if (trace.visible === false || trace.visible === "legendonly") return;
+      if (trace.mode === "text") return;  // what is written on the cells of a map
       const x = trace.x || [], y = trace.y || [], name = plain(trace.name || "");
       if (trace.z) {
         Array.from(trace.z).forEach(function (line, i) {

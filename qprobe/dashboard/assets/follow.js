@@ -20,6 +20,13 @@
     channel.onmessage = function (said) { others.set(said.data, performance.now()); };
   }
 
+  const config = JSON.parse(document.getElementById("_dash-config").textContent);
+  const prefix = config.requests_pathname_prefix;
+
+  // What one tab is told the others hear: while nothing changes, five ask as often as one.
+  const answers = window.BroadcastChannel ? new BroadcastChannel("qprobe-answers" + prefix) : null;
+  if (answers) answers.onmessage = function (heard) { overhear(heard.data); };
+
   function sharing() {
     const now = performance.now();
     others.forEach(function (heard, who) { if (now - heard > HEARD) others.delete(who); });
@@ -98,16 +105,27 @@
   }
 
   function beat(now) {
-    const config = JSON.parse(document.getElementById("_dash-config").textContent);
-    const path = config.requests_pathname_prefix + (now ? "beat?now" : "beat");
-    return fetch(path, { cache: "no-store" })
+    return fetch(prefix + (now ? "beat?now" : "beat"), { cache: "no-store" })
       .then(function (answer) { return answer.json(); });
   }
 
-  async function heard(now) {
+  function note(now) {
     page.lost = false;
     page.newest = now.age_s;
     page.told = performance.now();
+  }
+
+  /** What changed a page asks for itself, when it may draw again. */
+  function overhear(now) {
+    if (page.paused || page.asking || document.hidden || now.pulse !== page.pulse) return;
+    note(now);
+    tell();
+    later();
+  }
+
+  async function heard(now) {
+    note(now);
+    if (answers) answers.postMessage(now);
     const known = page.pulse;
     page.pulse = now.pulse;
     // The first answer is older than what the page shows.

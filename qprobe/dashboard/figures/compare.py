@@ -93,7 +93,7 @@ def against(
     figure = frame(
         go.Scatter(
             x=ends, y=ends, mode="lines", hoverinfo="skip",
-            line={"color": theme.rule(dark), "width": 2},
+            line={"color": theme.ink(dark), "width": 1, "dash": "dot"},
         ),
         go.Scatter(
             x=values[:, 0], y=values[:, 1], mode="markers",

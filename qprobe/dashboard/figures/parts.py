@@ -11,6 +11,9 @@ from qprobe.dashboard.figures.layers import labels
 from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.parts import Part, grid
 
+#: Cells of a map that is small enough for its values to be read.
+_TOLD = 200
+
 
 def heads(found: Sequence[Part], key: str, *, dark: bool) -> go.Figure:
     """The last value of one measure, attentions down and heads across: bright is worst."""
@@ -28,7 +31,6 @@ def heads(found: Sequence[Part], key: str, *, dark: bool) -> go.Figure:
             xgap=1,
             ygap=1,
             hoverongaps=False,
-            texttemplate="%{z:.3g}" if values.size <= 200 else None,
             colorbar={
                 "title": {"text": f"{text(key)}<br>{'low' if better else 'high'} is worst",
                           "side": "right"},
@@ -39,9 +41,29 @@ def heads(found: Sequence[Part], key: str, *, dark: bool) -> go.Figure:
         dark=dark,
         plot_bgcolor=theme.absent(dark),
     )  # fmt: skip
+    if values.size <= _TOLD:
+        figure.add_trace(_told(figure.data[0], brightest_low=better))
     figure.update_xaxes(side="top", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
+
+
+def _told(cells: go.Heatmap, *, brightest_low: bool) -> go.Scatter:
+    """Every value on its cell; plotly's own labels are grey on the middle of the scale."""
+    rows, columns = np.nonzero(np.isfinite(cells.z))
+    values = cells.z[rows, columns]
+    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
+    shares = (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
+    shares = 1 - shares if brightest_low else shares
+    return go.Scatter(
+        x=[cells.x[column] for column in columns.tolist()],
+        y=[cells.y[row] for row in rows.tolist()],
+        mode="text",
+        text=[f"{value:.3g}" for value in values.tolist()],
+        textfont={"color": [theme.ink_on(share) for share in shares.tolist()]},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Sequence[Part] = ()

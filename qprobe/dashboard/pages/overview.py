@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -45,7 +46,8 @@ def layout(context: Context) -> Any:
         places = ", ".join(str(path) for path in context.library.paths)
         return empty_state(
             f"There is no run in {places} yet.",
-            "A run is a file that ends in .qprobe. It appears here by itself once it is written.",
+            "A run is a file that ends in .qprobe. It appears here by itself once it is written."
+            + _told_elsewhere(context.library.paths),
             "qprobe sweep --size tiny --recipe bf16 --recipe nvfp4 --recipe int4-tensor",
         )
     return html.Div(
@@ -69,6 +71,12 @@ def layout(context: Context) -> Any:
             card("Runs", html.Div(id="overview-shown", className="note"), _grid()),
         ]
     )
+
+
+def _told_elsewhere(paths: Sequence[Path]) -> str:
+    """A folder of results that are no runs, as a study's, usually has a page that tells them."""
+    pages = [str(path / "README.md") for path in paths if (path / "README.md").is_file()]
+    return f" What else is in there is told in {', '.join(pages)}." if pages else ""
 
 
 def _counts(runs: Sequence[Run]) -> list[Any]:
