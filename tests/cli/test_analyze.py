@@ -110,6 +110,7 @@ def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsy
         (["{tmp}/empty"], "has no weights"),
         ([], "there is nothing to analyze"),
         (["--subject", "{own}:raises"], "RuntimeError: no \\[bold\\]data"),
+        (["--subject", "{tmp}/ends.py:f"], "raised SystemExit: 0, on import; run it alone"),
         (["--subject", "{own}:wrong"], "it returned a int"),
         (["--subject", "{own}:nothing"], "has no function 'nothing'"),
         (["--subject", "{tmp}/no.py:f"], "there is no file"),
@@ -141,6 +142,7 @@ def test_bad_input_is_one_sentence_and_exit_2(arguments, sentence, own, tmp_path
     state = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
     state |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
     torch.save(state, tmp_path / "other.pt")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)")
     before = (tmp_path / "other.pt").read_bytes()
     named = [one.format(tmp=tmp_path, own=own) for one in arguments]
     code, said = told(capsys, *named)
