@@ -164,8 +164,8 @@ def _granularity(site: str, values: Values, step: _Step) -> Iterator[Finding]:
     )
     yield finding(
         site, values,
-        claim=f"INT4 with {step.has} keeps {round(coarse, 1) + 0.0:.1f} dB of {what}; {step.gets} gains "
-        f"{excess:.1f} dB more than it would on normal weights",
+        claim=f"INT4 with {step.has} keeps {round(coarse, 1) + 0.0:.1f} dB of {what}; {step.gets} "
+        f"gains {excess:.1f} dB more than it would on normal weights",
         cause=Cause.CHANNEL_OUTLIER if spread >= _SPREAD else Cause.TOO_FEW_BITS,
         severity=Severity.WARN if excess - error >= WARN_DB else Severity.INFO,
         effect=excess, low=excess - error, high=excess + error,

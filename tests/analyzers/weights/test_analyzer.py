@@ -26,7 +26,7 @@ def test_one_huge_output_is_not_told_as_large_inputs(opened, generator, shape, d
     assert found.cause is Cause.CHANNEL_OUTLIER
     assert found.severity is Severity.WARN
     assert "INT4 with one scale keeps 0." in found.claim
-    assert "of an output of fc, its largest being 1" in found.claim
+    assert "of an output of fc, its largest being" in found.claim
     assert found.remedy.startswith("one for each output channel instead: gains 1")
     # A large input beside it is still seen.
     weight[:, 9] *= 100.0
