@@ -100,7 +100,8 @@ class Accuracy:
         spread = max(second / n - (first / n) ** 2, 0.0) ** 0.5
         width = _SILVERMAN * spread * n**-0.2 or 1.0
         margins = _margins(output, self._target(output, batch))
-        return (margins / width).sigmoid().reshape(len(output), -1).sum(1) / n
+        smooth: Tensor = (margins / width).sigmoid().reshape(len(output), -1).sum(1)
+        return smooth / n
 
     def _target(self, output: Tensor, batch: Any) -> Tensor:
         target = self.target(batch).to(output.device)
