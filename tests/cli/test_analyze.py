@@ -238,6 +238,7 @@ def test_a_baseline_that_was_better_is_exit_1(own, tmp_path, capsys):
     code, said = told(capsys, *asked, "--recipe", "int4-tensor", "--out", bad, "--baseline", good)
     assert code == 1
     assert "Worse than the baseline" in said.out
+    assert "recipe int8-channel-token, not int4-tensor" in " ".join(said.out.split())
     code, said = told(
         capsys, *asked, "--recipe", "int4-tensor", "--out", bad, "--overwrite", "--baseline", bad
     )
