@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from qprobe import records
 from qprobe.analyzers.dequantization import Dequantization
 from qprobe.cli.main import main
-from qprobe.records import Status
+from qprobe.records import RunInfo, Status
 
 FAST = ("--only", "dequantization", "--only", "weights")
 
@@ -193,6 +193,21 @@ def test_the_same_analysis_of_the_same_weights_is_read_and_not_measured_again(
     assert code == 2
     assert "exists already" in other.err
     assert "measured before" not in told(capsys, *asked, "--overwrite")[1].out
+
+
+@pytest.mark.parametrize("option", [(), ("--overwrite",)])
+def test_a_report_that_another_process_is_writing_is_left_alone(option, tmp_path, capsys):
+    """Replaced, it would hold what one of the two says, and the other would read it as its own."""
+    weights, out = tmp_path / "w.safetensors", tmp_path / "a.qprobe"
+    save_file({"fc.weight": torch.eye(32)}, weights)
+    with records.create(out, RunInfo(config={"title": "theirs"}, environment={})):
+        code, said = told(capsys, weights, "--out", out, *option)
+    assert code == 2
+    assert re.search(r"a.qprobe is being written by process \d+ on .*; stop that", said.err)
+    with records.open(out) as run:
+        assert run.meta.config == {"title": "theirs"}
+    # Its writer has ended: now it is a file like any other.
+    assert told(capsys, weights, "--out", out, "--overwrite")[0] == 0
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(
