@@ -96,7 +96,7 @@ class Accuracy:
 
     def gains(self, output: Tensor, batch: Any, totals: Floats) -> Tensor:
         """``Σ σ(m/h)/n`` of each sample, h from the margins of all."""
-        _, n, first, second = totals.tolist()
+        n, first, second = (float(one) for one in totals[1:4])
         spread = max(second / n - (first / n) ** 2, 0.0) ** 0.5
         width = _SILVERMAN * spread * n**-0.2 or 1.0
         margins = _margins(output, self._target(output, batch))
