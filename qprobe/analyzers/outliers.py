@@ -30,7 +30,7 @@ CONTROL = "the same layer, input and weight in high precision"
 REFERENCE = "docs/concepts/diagnosis.md, outliers; Xiao et al. 2023, SmoothQuant"
 CHANNELS, TOKENS = "times the median channel", "times the median token"
 OUTPUTS = "times the median output channel"
-#: From where on an output channel of a weight is out of line; healthy models come to 4.
+#: From where on an output channel of a weight is out of line; in healthy models: at most 4.2.
 OUTPUT = 8.0
 #: A row that is so many times larger is in every input channel of the weight, and makes the largest
 #: of its elements look like an input channel that is out of line: normal ones by five times.
