@@ -10,6 +10,7 @@ from qprobe import records
 from qprobe.analyzers.analysis import Inputs, Request
 from qprobe.errors import InputError
 from qprobe.records import Meta, Record, RunInfo, RunWriter, Status
+from qprobe.records.lock import check_unwritten
 from qprobe.records.software import software
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Place:
                     f"there is no folder {file.parent} for {file.name}; make it first."
                 )
             return
+        check_unwritten(file)  # replaced under its writer, it would hold what the other one says
         if self.overwrite:
             with records.open(file):  # what is no run file is refused by name, and stays
                 return

@@ -14,6 +14,7 @@ from qprobe.analyzers import (
 )
 from qprobe.analyzers.base import ANALYZERS, ActiveAnalyzer, Analyzer, Subject
 from qprobe.analyzers.observation import Observation, observe
+from qprobe.analyzers.suspects import of_training
 from qprobe.errors import InputError
 from qprobe.records.schema import Array, Cause, Finding, Record, Role, Severity
 
@@ -23,6 +24,7 @@ _COSTS, _SCORE = "dequantization", "score"
 _LIMITS = {
     outliers.CHANNELS: 7.0,
     outliers.TOKENS: 8.0,
+    outliers.OUTPUTS: outliers.OUTPUT,
     outliers.RANGE: outliers.A_BIT,
     attention.NATS: attention.FELT_OFFSET,
     fusion.UNIT: fusion.CONCATENATED,
@@ -167,6 +169,8 @@ def _explained(one: Finding, proven: set[str], odd: set[str]) -> Finding:
 def _judged(one: Finding, costs: dict[str, Finding], *, measured: bool) -> Finding:
     """A finding in the light of what its layer costs, where that was measured."""
     if not measured or len(one.sites) != 1 or not _FORWARD.issuperset(one.roles) or not one.roles:
+        return one
+    if of_training(one):  # a weight has a share in the backward products too
         return one
     cost = costs.get(one.sites[0])
     if cost is None:

@@ -46,10 +46,7 @@ def _of(place: Place, mine: Measured, theirs: Measured) -> Iterator[Finding]:
     branch = min(_deviations(place, mine), key=lambda one: one[1], default=("a branch", 0.0))[0]
     yield Finding(
         analyzer=NAME,
-        claim=(
-            f"{branch} of {place.site} gets {_less(now)} gradient than the strongest"
-            f"{_compared(plain, by_bits=by_bits)}"
-        ),
+        claim=(f"{branch} of {place.site} gets {_less(now)}{_compared(plain, by_bits=by_bits)}"),
         cause=Cause.BRANCH_DEAD,
         severity=severity(None, unscored=Severity.WARN if now >= limit else Severity.INFO),
         sites=(place.site,),
@@ -89,12 +86,19 @@ def _samples(place: Place, mine: Measured) -> float:
 
 
 def _less(nats: float) -> str:
-    return "no" if isinf(nats) else f"{nats:.1f} nats of energy less"
+    """What is missing, in words.
+
+    >>> _less(inf), _less(2.5)
+    ('no gradient', '2.5 nats less gradient energy than the strongest branch')
+    """
+    if isinf(nats):
+        return "no gradient"
+    return f"{nats:.1f} nats less gradient energy than the strongest branch"
 
 
 def _compared(plain: float | None, *, by_bits: bool) -> str:
     if plain is None:
         return "; the control was not measured"
     if by_bits:
-        return f", in high precision {_less(plain)}"
+        return f"; in high precision {_less(plain)}"
     return ", and as little in high precision: four bits is not the reason"

@@ -30,6 +30,13 @@ class NoiseByLayer:
         """Noise over the output's energy, of each way to quantize the layer."""
         return self._shares[site]
 
+    def gone(self, site: str, way: str) -> float | None:
+        """The share of what the loss feels of the layer that would be gone; None: not measured."""
+        felt = self._felt[site]
+        if not {INTENDED, way} <= felt.keys() or not felt[INTENDED]:
+            return None
+        return 1.0 - felt[way] / felt[INTENDED]
+
     def shows(self, site: str, way: str) -> bool:
         """Whether it would show in the model if the layer were quantized as ``way`` says.
 

@@ -16,6 +16,7 @@ from qprobe.probes.output_error import (
     INTENDED,
     ROTATED,
     SMOOTHED,
+    W_CHANNEL,
     W_HIGH,
     WITHOUT_CHANNELS,
     WITHOUT_TOKENS,
@@ -28,6 +29,13 @@ MOMENTS, ERROR = "moments", "output_error"
 CONTROL = "the same layer, input and weight in high precision"
 REFERENCE = "docs/concepts/diagnosis.md, outliers; Xiao et al. 2023, SmoothQuant"
 CHANNELS, TOKENS = "times the median channel", "times the median token"
+OUTPUTS = "times the median output channel"
+#: From where on an output channel of a weight is out of line; in healthy models: at most 4.2.
+OUTPUT = 8.0
+#: A row that is so many times larger is in every input channel of the weight, and makes the largest
+#: of its elements look like an input channel that is out of line: normal ones by five times.
+_EXPLAINS = 4.0
+_ENDS = ("max", "median")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +133,7 @@ class Outliers:
         found: list[Finding] = []
         for site in noise.sites:
             outliers = [_finding(site, one) for one in _found(site, moments, noise)]
+            outliers += _output(site, moments, noise)
             odd = any(Role.INPUT in one.roles for one in outliers)
             found += [*outliers, *(() if odd else _range(site, moments, noise))]
         return found
@@ -153,6 +162,8 @@ def _found(site: str, moments: Measured, noise: NoiseByLayer) -> Iterator[_Outli
         size, n = sizes[kind], moments.value(site, kind.role, "n")
         if size is None or n is None or size < kind.limit or kind.role in told:
             continue
+        if kind.role is Role.WEIGHT and _output_size(site, moments) >= _EXPLAINS * size:
+            continue  # the largest of one row, which all input channels share
         measured = {INTENDED, kind.without} <= shares.keys()
         if not measured or not noise.shows(site, kind.without):
             continue
@@ -162,6 +173,46 @@ def _found(site: str, moments: Measured, noise: NoiseByLayer) -> Iterator[_Outli
             kind=kind, size=size, n=int(n), noise=shares[INTENDED], without=shares[kind.without],
             way=way, left=left,
         )  # fmt: skip
+
+
+def _output_size(site: str, moments: Measured) -> float:
+    """How many times the root mean square of a weight's largest output is the median one."""
+    over, under = (
+        moments.value(site, Role.WEIGHT, f"token_mean_square_{which}") for which in _ENDS
+    )
+    return (over / under) ** 0.5 if over and under else 1.0
+
+
+def _output(site: str, moments: Measured, noises: NoiseByLayer) -> Iterator[Finding]:
+    """One output channel sets the only scale of the weight, and the others become zero.
+
+    Where nearly all the energy of the output is that channel's, noise beside energy says nothing of
+    the others; what the loss feels does.
+    """
+    size, n = _output_size(site, moments), moments.value(site, Role.WEIGHT, "n")
+    gone = noises.gone(site, W_CHANNEL)
+    if size < OUTPUT or n is None or gone is None or not noises.shows(site, W_CHANNEL):
+        return
+    yield Finding(
+        analyzer=NAME,
+        claim=(
+            f"the weights of one output channel of {site} are {size:.3g} {OUTPUTS} and set the "
+            f"scale of all: of what quantization there does to the loss, {gone:.0%} would be gone "
+            "with a scale for each output channel"
+        ),
+        cause=Cause.CHANNEL_OUTLIER,
+        severity=severity(None, unscored=Severity.WARN),
+        sites=(site,),
+        roles=(Role.WEIGHT,),
+        effect=size,
+        unit=OUTPUTS,
+        low=size,
+        high=size,
+        n=int(n),
+        control=CONTROL,
+        remedy="give its weight one scale an output channel: granularity channel",
+        reference=REFERENCE,
+    )
 
 
 def _range(site: str, moments: Measured, noises: NoiseByLayer) -> Iterator[Finding]:

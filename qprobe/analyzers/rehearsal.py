@@ -9,7 +9,8 @@ from torch import Tensor
 
 from qprobe.analyzers.base import SlopedScore, Subject
 from qprobe.analyzers.observation import under_recipe, undisturbed
-from qprobe.errors import InputError, QprobeError
+from qprobe.analyzers.own_code import tried
+from qprobe.errors import InputError
 from qprobe.quant.convert import restored
 
 T = TypeVar("T")
@@ -89,14 +90,4 @@ def _batch(subject: Subject) -> Any:
 
 
 def _tried(subject: Subject, part: str, call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except QprobeError:
-        raise
-    except Exception as error:
-        lines = str(error).splitlines()
-        told = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-        raise InputError(
-            f"{part} of {subject.name} raised {told}, on the first batch; run it alone to see "
-            "where."
-        ) from error
+    return tried(f"{part} of {subject.name}", call, "on the first batch")

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from qprobe import checkpoints
 from qprobe.analyzers.analysis import Inputs
 from qprobe.analyzers.analysis_file import Label
 from qprobe.analyzers.base import Subject
+from qprobe.analyzers.own_code import tried
 from qprobe.analyzers.rehearsal import rehearse
 from qprobe.checkpoints import Checkpoint, Kind
 from qprobe.cli.analysis_trainings import holds_trainings, trainings_of
@@ -18,7 +20,7 @@ from qprobe.engine import reopen
 from qprobe.engine.continuation import Continuation
 from qprobe.engine.folder import LAST
 from qprobe.engine.subject import subject_of
-from qprobe.errors import InputError, QprobeError
+from qprobe.errors import InputError
 from qprobe.quant import convert
 from qprobe.quant import recipe as named
 from qprobe.quant.layers import QuantizedLayer
@@ -189,36 +191,21 @@ def _module(reference: str, file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"--subject {reference}: {file} cannot be imported.")
     module = importlib.util.module_from_spec(spec)
+    execute = partial(spec.loader.exec_module, module)
     sys.path.insert(0, str(file.resolve().parent))
     try:
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    except QprobeError:
-        raise
-    except Exception as error:
-        raise InputError(f"--subject {reference}: {_told(error)}, on import.") from error
+        tried(f"--subject {reference}", execute, "on import")
     finally:
         sys.path.pop(0)
     return module
 
 
 def _made(reference: str, make: Callable[[], object]) -> Subject:
-    try:
-        subject = make()
-    except QprobeError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"--subject {reference}: it raised {_told(error)}; run it alone to see where."
-        ) from error
+    subject = tried(f"--subject {reference}", make)
     if not isinstance(subject, Subject):
         raise InputError(
             f"--subject {reference}: it returned a {type(subject).__name__}; return a "
             "qprobe.Subject."
         )
     return subject
-
-
-def _told(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -1,6 +1,7 @@
 """``qprobe analyze``: which layer breaks, why, and what helps."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,7 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     from qprobe.analyzers.analysis import Request
     from qprobe.analyzers.analysis_file import Place
     from qprobe.cli.analysis_inputs import given, with_continuation
-    from qprobe.cli.baseline import worse_than
+    from qprobe.cli.baseline import unlike, worse_than
 
     threshold = _threshold(fail_on)
     before = _before(html, baseline)
@@ -97,6 +98,9 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     if report is None:
         return _INTERRUPTED
     worse = [] if before is None else worse_than(before, report.findings)
+    apart = None if baseline is None else unlike(baseline, report.meta.config)
+    if apart is not None:
+        what = replace(what, notes=(*what.notes, apart))
     if html is not None:
         _html(file, html)
     if as_json or not quiet:

@@ -1,13 +1,16 @@
 """What became worse than in a stored analysis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qprobe import records
 from qprobe.errors import InputError
 from qprobe.records import Finding, Severity
+from qprobe.records.schema import Json
 
 _ORDER = list(Severity)
+#: What two analyses have in common whose findings can be compared one by one.
+_ASKED = ("title", "recipe", "layers", "score", "depth", "only", "skip")
 
 
 def stored(file: Path) -> list[Finding]:
@@ -20,6 +23,28 @@ def stored(file: Path) -> list[Finding]:
             f"{file} is no analysis (status {meta.status}); make it with 'qprobe analyze'."
         )
     return before
+
+
+def unlike(file: Path, now: Mapping[str, Json]) -> str | None:
+    """In what a stored analysis is another question than the one of the configuration ``now``.
+
+    Findings of another model, recipe or choice of analyzers have no counterpart there, and so count
+    as new.
+    """
+    with records.open(file) as run:
+        before = run.meta.config
+    told = [
+        f"{name} {_said(before[name])}, not {_said(now[name])}"
+        for name in _ASKED
+        if name in before and name in now and before[name] != now[name]
+    ]
+    return f"the baseline is of another analysis ({'; '.join(told)})" if told else None
+
+
+def _said(value: Json) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def worse_than(before: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:

@@ -30,6 +30,8 @@ AS_IT_IS = "as_it_is"
 INTENDED = "intended"
 #: One operand in high precision, the other as the recipe says.
 X_HIGH, W_HIGH = "x_high", "w_high"
+#: A scale for each output channel of a weight that has one.
+W_CHANNEL = "w_channel"
 ROTATED = "rotated"
 SMOOTHED = "smoothed"
 #: By the book, what the channels or tokens that are out of line carry being left to high precision.
@@ -103,8 +105,9 @@ class OutputError:
 
     The input and the weight of one call are multiplied in high precision and once a *way*: as it
     is (the layer's own quantizer), as intended (what the recipe says), with one operand in high
-    precision, rotated, smoothed, with integer scales of other granularities, and as intended but
-    for the channels, or the tokens, that are out of line, which go in high precision. Of each::
+    precision, rotated, smoothed, with integer scales of other granularities (of a weight that has
+    one scale: with one for each output channel), and as intended but for the channels, or the
+    tokens, that are out of line, which go in high precision. Of each::
 
         noise_share   Σ ‖Δy‖² / Σ ‖y − mean of its channel‖², y as the layer passes it on
         loss_change   mean over samples of ⟨g, Δy⟩: what the loss changes by, to first order
@@ -255,7 +258,14 @@ def ways(setup: Setup, kernel: Kernel) -> dict[str, Setup]:
         for granularity in (Granularity.TENSOR, Granularity.CHANNEL, position):
             a = replace(gemm.a, granularity=granularity)
             found[f"x_{granularity}"] = _with(recipe, replace(plain, a=a))
+    if isinstance(gemm.b, QuantSpec) and _one_scale(gemm.b):
+        b = replace(gemm.b, granularity=Granularity.CHANNEL)
+        found[W_CHANNEL] = _with(recipe, replace(plain, b=b))
     return found
+
+
+def _one_scale(spec: QuantSpec) -> bool:
+    return isinstance(spec.format, IntFormat) and spec.granularity is Granularity.TENSOR
 
 
 def _in_blocks(*specs: QuantSpec) -> bool:

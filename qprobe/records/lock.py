@@ -53,10 +53,7 @@ class WriterLock:
             except (BlockingIOError, FileNotFoundError):
                 pass
             os.close(file)
-        raise InputError(
-            f"{run} is being written by {_holder(self._path)}; stop that process, or choose "
-            "another file."
-        )
+        raise _being_written(run)
 
     def release(self) -> None:
         """Let others write."""
@@ -84,6 +81,19 @@ def is_written(run: Path) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def check_unwritten(run: Path) -> None:
+    """Refuse a run that a living process is writing."""
+    if is_written(run):
+        raise _being_written(run)
+
+
+def _being_written(run: Path) -> InputError:
+    return InputError(
+        f"{run} is being written by {_holder(lock_path(run))}; stop that process, or choose "
+        "another file."
+    )
 
 
 @cache

@@ -69,6 +69,18 @@ def test_proof_comes_before_evidence_and_the_larger_deviation_first():
     assert sites(found) == ["large", "small", "far"]
 
 
+def test_what_the_backward_products_lose_is_not_the_cause_of_a_cost():
+    """A weight is an operand of both; a remedy of dgrad does nothing for the score."""
+    backward = finding(
+        "head", analyzer="dequantization", cause=Cause.NOT_EXPLAINED, roles=(Role.WEIGHT,),
+        unit="share of the first-order loss decrease", effect=0.9, claim="loses",
+    )  # fmt: skip
+    found = ranked([backward, cost("head", 0.1)])
+    assert [(one.claim, one.unit) for one in found] == [
+        ("head costs 0.1", "score"), ("loses", "share of the first-order loss decrease"),
+    ]  # fmt: skip
+
+
 def test_a_gradient_that_is_no_derivative_is_a_proof():
     wrong = finding("norm", analyzer="derivatives", cause=Cause.BRANCH_DEAD, unit="", effect=10.0)
     assert sites(ranked([finding("far", effect=1e6), wrong])) == ["norm", "far"]

@@ -46,6 +46,17 @@ def test_the_claim_says_whether_four_bits_is_the_reason():
     assert "control was not measured" in found(5.0)[0].claim
 
 
+def test_a_branch_without_gradient_is_told_in_a_sentence():
+    assert found(inf, inf)[0].claim == (
+        "branch0 of join/cat.0 gets no gradient, and as little in high precision: four bits is not "
+        "the reason"
+    )
+    assert found(inf, 1.0)[0].claim == (
+        "branch0 of join/cat.0 gets no gradient; in high precision 1.0 nats less gradient energy "
+        "than the strongest branch"
+    )
+
+
 def test_residual_additions_are_uneven_by_themselves():
     assert found(10.0, 10.0, "blocks.0/add.0") == []
     assert len(found(14.5, 14.5, "blocks.0/add.0")) == 1

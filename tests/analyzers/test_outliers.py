@@ -2,7 +2,7 @@
 
 import pytest
 
-from qprobe.analyzers.outliers import CHANNELS, RANGE, TOKENS, Outliers
+from qprobe.analyzers.outliers import CHANNELS, OUTPUTS, RANGE, TOKENS, Outliers
 from qprobe.records.schema import Cause, Record, Role, Severity
 
 
@@ -138,6 +138,53 @@ def test_where_a_scale_a_channel_is_not_enough_it_is_spatial():
 )
 def test_noise_that_finer_scales_do_not_explain_has_no_range(ways):
     assert ranges(ways) == []
+
+
+def rows(size, felt, site="fc", **sizes):
+    """Records of a weight whose largest output is ``size`` times the median one."""
+    ends = [("max", size**2 * 3.0), ("median", 3.0)]
+    return [
+        *of(site, **sizes),
+        *(
+            Record("", 1, site, "weight", "moments", f"token_mean_square_{end}", value)
+            for end, value in ends
+        ),
+        *(
+            Record("", 1, site, "grad_output", "output_error", f"{way}.loss_scatter", value)
+            for way, value in felt.items()
+        ),
+    ]
+
+
+def test_one_output_that_sets_the_scale_of_the_whole_weight_is_told_as_such():
+    """Each of its elements is the largest of an input channel, and no input is out of line."""
+    records = rows(100.0, {"intended": 0.5, "w_channel": 0.01}, weight=5.0)
+    (one,) = Outliers().analyze(records)
+    assert (one.cause, one.roles, one.unit) == (Cause.CHANNEL_OUTLIER, (Role.WEIGHT,), OUTPUTS)
+    assert one.effect == pytest.approx(100.0)
+    assert one.severity is Severity.WARN
+    assert "100 times the median output channel and set the scale of all" in one.claim
+    assert "98% would be gone" in one.claim
+    assert "scale an output channel" in one.remedy
+
+
+@pytest.mark.parametrize(
+    ("size", "felt"),
+    [
+        (7.0, {"intended": 0.5, "w_channel": 0.01}),
+        (100.0, {"intended": 0.5, "w_channel": 0.49}),  # a scale for each changes nothing
+        (100.0, {"intended": 0.5}),  # it has a scale for each, or is in blocks
+    ],
+)
+def test_a_large_output_that_does_no_harm_is_none(size, felt):
+    assert Outliers().analyze(rows(size, felt)) == []
+
+
+def test_an_input_channel_of_the_weight_is_told_beside_a_row_that_does_not_explain_it():
+    felt = {"intended": 0.5, "w_channel": 0.49}
+    assert Outliers().analyze(rows(100.0, felt, weight=20.0)) == []
+    (one,) = Outliers().analyze(rows(30.0, felt, weight=20.0))
+    assert one.unit == CHANNELS
 
 
 def test_an_outlier_is_told_once():

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from qprobe import records
 from qprobe.analyzers.dequantization import Dequantization
 from qprobe.cli.main import main
-from qprobe.records import Status
+from qprobe.records import RunInfo, Status
 
 FAST = ("--only", "dequantization", "--only", "weights")
 
@@ -110,6 +110,7 @@ def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsy
         (["{tmp}/empty"], "has no weights"),
         ([], "there is nothing to analyze"),
         (["--subject", "{own}:raises"], "RuntimeError: no \\[bold\\]data"),
+        (["--subject", "{tmp}/ends.py:f"], "raised SystemExit: 0, on import; run it alone"),
         (["--subject", "{own}:wrong"], "it returned a int"),
         (["--subject", "{own}:nothing"], "has no function 'nothing'"),
         (["--subject", "{tmp}/no.py:f"], "there is no file"),
@@ -141,6 +142,7 @@ def test_bad_input_is_one_sentence_and_exit_2(arguments, sentence, own, tmp_path
     state = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
     state |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
     torch.save(state, tmp_path / "other.pt")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)")
     before = (tmp_path / "other.pt").read_bytes()
     named = [one.format(tmp=tmp_path, own=own) for one in arguments]
     code, said = told(capsys, *named)
@@ -193,6 +195,21 @@ def test_the_same_analysis_of_the_same_weights_is_read_and_not_measured_again(
     assert "measured before" not in told(capsys, *asked, "--overwrite")[1].out
 
 
+@pytest.mark.parametrize("option", [(), ("--overwrite",)])
+def test_a_report_that_another_process_is_writing_is_left_alone(option, tmp_path, capsys):
+    """Replaced, it would hold what one of the two says, and the other would read it as its own."""
+    weights, out = tmp_path / "w.safetensors", tmp_path / "a.qprobe"
+    save_file({"fc.weight": torch.eye(32)}, weights)
+    with records.create(out, RunInfo(config={"title": "theirs"}, environment={})):
+        code, said = told(capsys, weights, "--out", out, *option)
+    assert code == 2
+    assert re.search(r"a.qprobe is being written by process \d+ on .*; stop that", said.err)
+    with records.open(out) as run:
+        assert run.meta.config == {"title": "theirs"}
+    # Its writer has ended: now it is a file like any other.
+    assert told(capsys, weights, "--out", out, "--overwrite")[0] == 0
+
+
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(
     own, tmp_path, capsys, monkeypatch
 ):
@@ -236,6 +253,7 @@ def test_a_baseline_that_was_better_is_exit_1(own, tmp_path, capsys):
     code, said = told(capsys, *asked, "--recipe", "int4-tensor", "--out", bad, "--baseline", good)
     assert code == 1
     assert "Worse than the baseline" in said.out
+    assert "recipe int8-channel-token, not int4-tensor" in " ".join(said.out.split())
     code, said = told(
         capsys, *asked, "--recipe", "int4-tensor", "--out", bad, "--overwrite", "--baseline", bad
     )

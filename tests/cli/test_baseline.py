@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from qprobe import records
-from qprobe.cli.baseline import stored, worse_than
+from qprobe.cli.baseline import stored, unlike, worse_than
 from qprobe.errors import InputError
 from qprobe.records import Finding, Record, Role, RunInfo, Severity
 from qprobe.records.schema import Cause
@@ -42,6 +42,19 @@ def base(tmp_path):
 def test_worse_is_graver_or_surely_larger_than_anything_alike(change, worse, base):
     found = replace(BEFORE, **change)
     assert worse_than(stored(base), [found]) == ([found] if worse else [])
+
+
+def test_a_baseline_of_another_analysis_is_said_to_be_one(tmp_path):
+    """Nothing of another model or recipe has a counterpart, so all of it would count as worse."""
+    file = tmp_path / "base.qprobe"
+    config = {"title": "cnn", "recipe": "int8-tensor", "only": [], "layers": None, "threads": 1}
+    records.create(file, RunInfo(config=config, environment={})).close()
+    assert unlike(file, config | {"threads": 2}) is None
+    now = config | {"recipe": "nvfp4", "only": ["outliers", "weights"], "layers": "all"}
+    assert unlike(file, now) == (
+        "the baseline is of another analysis (recipe int8-tensor, not nvfp4; layers none, not all; "
+        "only none, not outliers and weights)"
+    )
 
 
 def test_what_is_gone_is_not_worse(base):

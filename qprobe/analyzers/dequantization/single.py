@@ -14,8 +14,8 @@ from qprobe.analyzers.dequantization.evaluation import Evaluation, Judged
 from qprobe.analyzers.dequantization.layers import OPERANDS, only, without_operand
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.analyzers.dequantization.race import Race, Stop
-from qprobe.analyzers.dequantization.screen import fisher, screen, signed
-from qprobe.analyzers.dequantization.search import Mode
+from qprobe.analyzers.dequantization.screen import Screened, fisher, screen, signed
+from qprobe.analyzers.dequantization.search import QUICK, Mode
 from qprobe.inference import kendall_tau
 from qprobe.records.schema import Record, Role
 
@@ -28,6 +28,8 @@ BY_SIZE = 4
 #: Of what is screened where the score tells its slope, a loss gets so much: it orders no better
 #: from more.
 OF_A_LOSS = 1 / 6
+#: The key of the screen that a quick search would have had, of which the agreement is told.
+QUICK_SCREEN = "screen.quick"
 #: Fewer items than this have no rank correlation with an interval.
 RANKED = 5
 
@@ -37,14 +39,14 @@ def screening(m: Measurement) -> Iterator[Record]:
     if set(m.screen) >= set(m.layers):
         return
     with m.clock.part("screen"):
-        found = screen(_sloped(m), m.layers, _screened(m))
+        found = screen(_sloped(m), m.layers, _screened(m, m.search.screened))
     samples = sum(m.evaluation.sizes)
     for path in m.layers:
         if path not in found:
             yield record(path, "screen.missing", 1.0)
             continue
         one = found[path]
-        m.screen[path] = samples * one.gain if m.sloped else one.value
+        m.screen[path] = _value(m, one)
         yield record(path, "screen", m.screen[path])
         yield record(path, "screen.samples", len(one.total))
         for operand, products in {**one.products, "both": one.total}.items():
@@ -64,10 +66,15 @@ def _sloped(m: Measurement) -> Subject:
     return replace(m.subject, loss=lambda output, batch: -score.gains(output, batch, totals))
 
 
-def _screened(m: Measurement) -> Iterator[Any]:
+def _value(m: Measurement, found: Screened) -> float:
+    """What a layer is ordered by: the gain of the score, or what the loss feels."""
+    return sum(m.evaluation.sizes) * found.gain if m.sloped else found.value
+
+
+def _screened(m: Measurement, share: float) -> Iterator[Any]:
     """A share of the batches, evenly spread, or of the first one where that is enough samples."""
     sizes, first = m.evaluation.sizes, m.subject.first
-    share = m.search.screened if m.sloped else m.search.screened * OF_A_LOSS
+    share = share if m.sloped else share * OF_A_LOSS
     wanted = max(SCREENED, round(share * sum(sizes)))
     if first is not None and wanted <= sizes[0]:
         yield first(next(iter(m.subject.batches())), wanted)
@@ -158,7 +165,9 @@ def operand_recoveries(m: Measurement) -> Iterator[Record]:
 
 
 def agreement(m: Measurement) -> Iterator[Record]:
-    """Does the screen order layers as the truth does? Measured on some that nobody chose."""
+    """Does a quick screen order layers as the truth does? Measured on some that nobody chose."""
+    if m.search.mode is Mode.RACE and not m.search.agreement:
+        return
     others = [path for path in m.layers if path not in m.recovered and path in m.screen]
     chosen = Random(m.search.seed).sample(others, min(m.search.agreement, len(others)))  # noqa: S311
     if chosen:
@@ -168,11 +177,22 @@ def agreement(m: Measurement) -> Iterator[Record]:
         m.recovered |= found
         for path, one in found.items():
             yield from interval(path, "recovery", one)
-    both = [path for path in m.recovered if path in m.screen]
+    quick = m.screen
+    if m.search.screened != QUICK.screened:
+        quick = dict(m.known.values(QUICK_SCREEN)) or _quick(m)
+        yield from (record(path, QUICK_SCREEN, value) for path, value in quick.items())
+    both = [path for path in m.recovered if path in quick]
     truth = np.array([m.recovered[path].estimate for path in both])
-    guess = np.array([m.screen[path] for path in both])
+    guess = np.array([quick[path] for path in both])
     if len(both) >= RANKED and np.ptp(truth) > 0 and np.ptp(guess) > 0:
         yield from interval("", "agreement", kendall_tau(guess, truth, m.bounds.level))
+
+
+def _quick(m: Measurement) -> dict[str, float]:
+    """The screen that ``--quick`` would have: of fewer samples than a race takes its order from."""
+    with m.clock.part("agreement"):
+        found = screen(_sloped(m), m.layers, _screened(m, QUICK.screened))
+    return {path: _value(m, one) for path, one in found.items()}
 
 
 def sensitivities(m: Measurement) -> Iterator[Record]:

@@ -143,20 +143,29 @@ _STEPS = (
 
 def _granularity(site: str, values: Values, step: _Step) -> Iterator[Finding]:
     """Integer scales for a weight whose outputs, inputs, or single elements differ in size."""
-    coarse, fine = (values[f"int4_{one}.sqnr_db"] for one in (step.coarse, step.fine))
+    spread = max(values["output_spread"], values["input_spread"])
+    # Where one row holds nearly all the energy, it is the others that one scale loses.
+    large = step.coarse == "tensor" and values["output_spread"] >= _SPREAD
+    large = large and {"int4_tensor.outputs_db", "int4_channel.outputs_db"} <= values.keys()
+    key = "outputs_db" if large else "sqnr_db"
+    coarse, fine = (values[f"int4_{one}.{key}"] for one in (step.coarse, step.fine))
     excess = fine - coarse - granularity_gain_db(*step.sharing(values))
     error = 1.96 * values.get(f"int4_{step.fine}.sqnr_se_db", 0.0)
     if excess - error < NOTICE_DB:
         return
     remedy = f"{step.gets} instead: gains {fine - coarse:.1f} dB"
-    group = values.get("int4_group.sqnr_db", fine)
+    group = values.get(f"int4_group.{key}", fine)
     if group - fine >= _WORTH_DB:
         remedy += f", {_STEPS[-1].gets} {group - coarse:.1f} dB"
-    spread = max(values["output_spread"], values["input_spread"])
+    what = (
+        f"an output of {site}, its largest being {values['output_spread']:.3g} times the median"
+        if large
+        else site
+    )
     yield finding(
         site, values,
-        claim=f"INT4 with {step.has} keeps {coarse:.1f} dB of {site}; {step.gets} gains "
-        f"{excess:.1f} dB more than it would on normal weights",
+        claim=f"INT4 with {step.has} keeps {round(coarse, 1) + 0.0:.1f} dB of {what}; {step.gets} "
+        f"gains {excess:.1f} dB more than it would on normal weights",
         cause=Cause.CHANNEL_OUTLIER if spread >= _SPREAD else Cause.TOO_FEW_BITS,
         severity=Severity.WARN if excess - error >= WARN_DB else Severity.INFO,
         effect=excess, low=excess - error, high=excess + error,

@@ -14,6 +14,7 @@ from qprobe.analyzers.dequantization.emit import Measured
 from qprobe.analyzers.dequantization.layers import quantized_layers
 from qprobe.analyzers.scores import MeanLoss
 from qprobe.errors import InputError
+from qprobe.inference import kendall_tau
 from qprobe.models import build
 from qprobe.quant import convert, override, recipe
 from qprobe.quant.remembering import remembering
@@ -117,6 +118,31 @@ def test_a_score_that_tells_its_slope_is_screened_with_it(parallel, share, seen)
     assert found.value("screen.gain", "coarse", "input") == pytest.approx(0.0, abs=1e-7)
     assert not found.values("screen.signed")
     assert found.intervals("recovery")["coarse"].estimate == pytest.approx(0.07, rel=1e-4)
+
+
+def test_how_far_quick_can_be_trusted_is_of_the_screen_that_quick_takes():
+    """A race screens every second batch, and a quick search every fourth one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(6, 6) for _ in range(6)], nn.Linear(6, 1)).eval()
+    convert(model, "int4-tensor", layers="all")
+    batches = [(torch.randn(6, 6), torch.zeros(6, 1)) for _ in range(4)]
+    one = replace(subject(model, batches, "int4-tensor"), score=MeanOutput())
+    alone = {"operands": False, "cumulative": 0, "sensitivity": False, "gradients": 0}
+    records = list(Dequantization(Search(**alone), DRAWS).measure(one))
+    found = Measured(records)
+    quick = Measured(Dequantization(replace(QUICK, gradients=0), DRAWS).measure(one))
+    order, truth = quick.values("screen"), found.intervals("recovery")
+    expected = kendall_tau([order[path] for path in truth], [truth[p].estimate for p in truth])
+    assert order != found.values("screen")
+    assert len(truth) == 7
+    assert found.interval("agreement").estimate == expected.estimate
+    assert found.values("screen.quick") == order
+    # What is known of it is not measured again, and of no random layers nothing is told.
+    known = [one for one in records if not one.key.startswith("agreement")]
+    again = list(Dequantization(Search(**alone), DRAWS, known=known).measure(one))
+    assert Measured(again).interval("agreement") == found.interval("agreement")
+    none = Measured(Dequantization(Search(**alone | {"agreement": 0}), DRAWS).measure(one))
+    assert none.interval("agreement") is None
 
 
 def small(arch: str, name: str) -> Subject:

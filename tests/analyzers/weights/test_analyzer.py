@@ -16,6 +16,24 @@ def findings(checkpoint, depth=Depth.FULL):
     return ANALYZER.analyze(list(ANALYZER.measure_checkpoint(checkpoint, depth)))
 
 
+@pytest.mark.parametrize("shape", [(128, 256), (64, 32, 3, 3)])
+@pytest.mark.parametrize("depth", Depth)
+def test_one_huge_output_is_not_told_as_large_inputs(opened, generator, shape, depth):
+    """Its row holds nearly all the energy; what suffers under one scale are the other rows."""
+    weight = torch.randn(*shape, generator=generator)
+    weight[5] *= 100.0
+    (found,) = findings(opened({"fc.weight": weight}), depth)
+    assert found.cause is Cause.CHANNEL_OUTLIER
+    assert found.severity is Severity.WARN
+    assert "INT4 with one scale keeps 0." in found.claim
+    assert "of an output of fc, its largest being" in found.claim
+    assert found.remedy.startswith("one for each output channel instead: gains 1")
+    # A large input beside it is still seen.
+    weight[:, 9] *= 100.0
+    both = findings(opened({"fc.weight": weight}), depth)
+    assert any("large inputs of fc" in one.claim for one in both)
+
+
 def healthy(generator):
     """Layers as networks have them: normal, uniform, and shrunk by outputs and by inputs a bit."""
 
