@@ -82,7 +82,10 @@ class MagnitudeHistogram:
 def _count_exponents(x: Tensor, counts: Tensor) -> Tensor:
     """What :func:`magnitude_index` would give, counted, in fewer passes: exponents first."""
     bits = x.float().contiguous().view(torch.int32).flatten()
-    exponents = torch.bincount((bits >> 23).bitwise_and_(255), minlength=256)
+    # Cutting to a byte takes the sign off, and bytes are counted without a look at the smallest.
+    shifted = torch.empty_like(bits, dtype=torch.uint8)
+    torch.bitwise_right_shift(bits, 23, out=shifted)
+    exponents = torch.bincount(shifted, minlength=256)
     smallest, nonfinite = int(exponents[0]), int(exponents[255])
     exponents[255] = 0
     octaves = torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)
