@@ -32,7 +32,7 @@ _NOTHING: Final = torch.empty(0, dtype=torch.int64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Powers:
-    """Central sums of channels and tokens; what stands where something was left out means nothing."""
+    """What was found of channels and tokens; of those that were left out it means nothing."""
 
     #: ``[6, channels]``: n, mean, M2, M3, M4, absmax; float64.
     channels: Tensor
@@ -148,7 +148,7 @@ def _moments(sums: Tensor, n: int, scale: float) -> Tensor:
 
 
 def _even(sums: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """``M2 = S2 − μ S1`` and ``M4 = S4 − μ (4 S3 − μ (6 S2 − 3 μ S1))``, with ``μ S1 = S2 − M2``."""
+    """``M2 = S2 − μ S1`` and ``M4 = S4 − μ (4 S3 − μ (6 S2 − 3 μ S1))``; ``μ S1 = S2 − M2``."""
     s1, s2, s3, s4, _ = sums.unbind()
     second = torch.addcmul(s2, mean, s1, value=-1.0)
     inner = torch.addcmul(s3, mean, s2 + second, value=-0.75)

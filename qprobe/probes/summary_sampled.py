@@ -4,7 +4,8 @@ In pieces that stay in cache and in memory that is kept from call to call. The a
 formats is that of :mod:`qprobe.quant`, so counts are those of the quantizers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +34,14 @@ def read_sample(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> 
 def _tokens(x: Tensor, sample: Sample) -> Iterator[Tensor]:
     """Sampled tokens as rows, some at a time."""
     outer, length, inner = x.shape
+    chosen = range(sample.offset, outer * inner, sample.stride)
     budget = _PIECE if x.device.type == "cpu" else _PIECE_ON_DEVICE
-    count = max(1, budget // length)
+    pieces = max(1, round(len(chosen) * length / budget))
     if inner == 1:
-        yield from x[sample.offset :: sample.stride, :, 0].split(count)
+        yield from x[sample.offset :: sample.stride, :, 0].tensor_split(pieces)
         return
-    places = torch.arange(sample.offset, outer * inner, sample.stride, device=x.device)
-    yield from (x[some // inner, :, some % inner] for some in places.split(count))
+    places = torch.arange(chosen.start, chosen.stop, chosen.step, device=x.device)
+    yield from (x[some // inner, :, some % inner] for some in places.tensor_split(pieces))
 
 
 def _add(fields: Fields, tokens: Tensor, sampled: Sampled) -> None:
@@ -57,25 +59,34 @@ def _add(fields: Fields, tokens: Tensor, sampled: Sampled) -> None:
     if not sampled & (Sampled.NVFP4 | Sampled.INT4):
         return
     largest = magnitudes.amax(1, keepdim=True)
-    finite = largest < torch.inf
-    whole = tokens.device.type == "cpu" and bool(finite.all())
-    if not whole:
-        magnitudes.masked_fill_(~finite, 0.0)
-        largest.masked_fill_(~finite, 0.0)
-    known = counted is not None and whole
-    there = counted.bins.sum() if known else torch.count_nonzero(magnitudes)
-    fields.energy[0] += _energy(magnitudes, spare)
-    fields.counts[0] += finite.sum() * tokens.shape[1]
-    fields.counts[1] += there
+    elements, whole = _without_nonfinite(magnitudes, largest)
+    known = counted if whole else None
+    there = magnitudes.count_nonzero() if known is None else known.bins.sum()
+    none = torch.zeros_like(there)
+    signal, nvfp4, int4 = _energy(magnitudes, spare), none.double(), none.double()
+    kept, saturated, kept_int4 = there, none, there
     if Sampled.NVFP4 in sampled:
-        _nvfp4(fields, magnitudes, there)
+        nvfp4, kept, saturated = _nvfp4(magnitudes, fields.reference)
     if Sampled.INT4 in sampled:
-        _int4(fields, magnitudes, largest, there)
+        int4, kept_int4 = _int4(magnitudes, largest)
+    fields.energy.add_(torch.stack((signal, nvfp4, int4)))
+    fields.counts.add_(torch.stack((elements, there, there - kept, saturated, there - kept_int4)))
+
+
+def _without_nonfinite(magnitudes: Tensor, largest: Tensor) -> tuple[Tensor, bool]:
+    """Make tokens that have NaN or infinity zero; elements of the others, and if these are all."""
+    elements = torch.full((), magnitudes.numel(), device=magnitudes.device)
+    if magnitudes.device.type == "cpu" and float(largest.amax()) < torch.inf:
+        return elements, True
+    left = (largest < torch.inf).logical_not_()
+    magnitudes.masked_fill_(left, 0.0)
+    largest.masked_fill_(left, 0.0)
+    return elements - left.sum() * magnitudes.shape[1], False
 
 
 def _energy(x: Tensor, spare: Tensor) -> Tensor:
-    """``Σx²``; what float32 might not hold, and on a device all, is squared in float64."""
-    squares = torch.mul(x, x, out=spare).sum(-1).double().sum()
+    """``Σx²``, float64; what float32 might not hold, and on a device all, is squared in float64."""
+    squares = torch.mul(x, x, out=spare).sum(-1).sum(dtype=torch.float64)
     if x.device.type == "cpu" and 2.0**-90 * x.numel() < float(squares) < torch.inf:
         return squares
     return x.double().square().sum()
@@ -88,30 +99,39 @@ def _some(levels: Tensor, step: float, spare: Tensor) -> Tensor:
     return (torch.clamp(levels, max=step, out=spare).sum() / step).long()
 
 
-def _nvfp4(fields: Fields, rows: Tensor, there: Tensor) -> None:
-    """Errors of magnitudes, which stand in the first of the buffers."""
+def _nvfp4(rows: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of magnitudes: the squared error, how many are not zero then, and how many saturate."""
     padding = -rows.shape[1] % NVFP4.block
     blocks = (F.pad(rows, (0, padding)) if padding else rows).view(rows.shape[0], -1, NVFP4.block)
-    _, y, spare = scratch(blocks)
+    _, y, spare = scratch(blocks)  # in the first one are the rows
     # Bits order magnitudes as the numbers do, and short rows of integers are faster.
     largest = blocks.view(torch.int32).amax(2, keepdim=True).view(torch.float32)
-    _, encode, decode = blockscale.scales(largest, fields.reference[0].float(), NVFP4)
+    if rows.device.type == "cpu":
+        encode, decode = _scaling(float(reference))(largest)[1:]
+    else:
+        encode, decode = blockscale.scales(largest, reference[0].float(), NVFP4)[1:]
     torch.mul(blocks, encode, out=y)
+    saturated = torch.zeros((), dtype=torch.int64, device=rows.device)
     if y.device.type != "cpu" or float((largest * encode).amax()) > _SATURATED:
-        fields.counts[3] += torch.count_nonzero(y > _SATURATED)
+        saturated = torch.count_nonzero(y > _SATURATED)
         y.clamp_(max=6.0)
     codes = e2m1_magnitudes_(y, spare)
-    fields.counts[2] += there - _some(codes, 0.5, spare)
-    fields.energy[1] += _energy(codes.mul_(decode).sub_(blocks), spare)
+    kept = _some(codes, 0.5, spare)
+    return _energy(codes.mul_(decode).sub_(blocks), spare), kept, saturated
 
 
-def _int4(fields: Fields, rows: Tensor, largest: Tensor, there: Tensor) -> None:
-    """Errors of magnitudes, the largest of each row at hand."""
+@lru_cache(4096)  # the largest magnitude seen so far is the same at most looks
+def _scaling(largest: float) -> Callable[[Tensor], blockscale.Scales]:
+    return blockscale.scaling(torch.tensor(largest), NVFP4)
+
+
+def _int4(rows: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Of magnitudes, the largest of each row at hand: the squared error, and how many are kept."""
     _, codes, spare = scratch(rows)
-    s = integer.scales(largest, INT4, (1,))
+    s = integer.scales_of(largest, INT4)
     if rows.device.type == "cpu" and float(s.lift.amax()) == 1.0:
         torch.mul(rows, s.inverse, out=codes).round_()  # the largest gives 7, to a rounding
     else:
         codes.copy_(integer.codes(rows, INT4, s))
-    fields.counts[4] += there - _some(codes, 1.0, spare)
-    fields.energy[2] += _energy(codes.mul_(s.scale).sub_(rows), spare)
+    kept = _some(codes, 1.0, spare)
+    return _energy(codes.mul_(s.scale).sub_(rows), spare), kept

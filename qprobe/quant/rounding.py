@@ -53,8 +53,8 @@ def e2m1_nearest_(y: Tensor, scratch: Tensor) -> Tensor:
 def e2m1_magnitudes_(y: Tensor, scratch: Tensor) -> Tensor:
     """Round float32 ``0 <= y < 7`` to E2M1 in place, as :func:`e2m1_nearest_` does, but faster.
 
-    At ``1.5 · 2²² 2ᵉ`` numbers of float32 are one step of E2M1 apart, so adding it rounds, and taking
-    it off again is exact. ``scratch`` is float32 of the same shape and is overwritten.
+    At ``1.5 · 2²² 2ᵉ`` numbers of float32 are one step of E2M1 apart, so adding it rounds, and
+    taking it off again is exact. ``scratch`` is float32 of the same shape and is overwritten.
 
     >>> e2m1_magnitudes_(torch.tensor([0.25, 0.75, 2.5, 5.0, 6.4]), torch.empty(5))
     tensor([0., 1., 2., 4., 6.])

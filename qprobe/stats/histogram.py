@@ -15,6 +15,8 @@ from qprobe.errors import InputError
 MAGNITUDES: Final = 64
 MAGNITUDE_FIRST: Final = -40
 _EXPONENT_BIAS = 127
+#: The bin of each exponent of float32.
+_OCTAVES = (torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)).clamp(0, MAGNITUDES - 1)
 _READ = (torch.float32, torch.bfloat16)
 
 
@@ -87,9 +89,9 @@ def _count_exponents(x: Tensor, counts: Tensor) -> Tensor:
     torch.bitwise_right_shift(bits, 23, out=shifted)
     exponents = torch.bincount(shifted, minlength=256)
     smallest, nonfinite = int(exponents[0]), int(exponents[255])
-    exponents[255] = 0
-    octaves = torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)
-    counts.index_add_(0, octaves.clamp_(0, MAGNITUDES - 1), exponents)
+    if nonfinite:
+        exponents[255] = 0
+    counts.index_add_(0, _OCTAVES, exponents)
     if smallest:  # zeros and subnormal numbers
         zeros = bits.numel() - torch.count_nonzero(bits & 0x7FFFFFFF)
         counts[0] -= zeros
