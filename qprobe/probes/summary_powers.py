@@ -115,7 +115,7 @@ def _both(found: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, int], tuple[Tenso
 
 
 def _left(sums: Tensor, count: int) -> Tensor | None:
-    """Numbers of those that float32 does not hold, or with a mean near one standard deviation.
+    """Numbers of those that float32 does not hold, or with a mean beyond one standard deviation.
 
     None if they are too many.
     """

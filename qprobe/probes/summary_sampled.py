@@ -18,7 +18,7 @@ from qprobe.quant import INT4, NVFP4, blockscale, integer
 from qprobe.quant.rounding import e2m1_magnitudes_
 from qprobe.stats.histogram import MagnitudeHistogram
 
-#: Elements of a piece, as many as float32 can count one by one.
+#: Elements of a piece, about.
 _PIECE = 1 << 18
 _PIECE_ON_DEVICE = 1 << 24
 #: 6 and a margin for the rounding of the scales: ties lie exactly on 6.
@@ -120,7 +120,7 @@ def _nvfp4(rows: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _energy(codes.mul_(decode).sub_(blocks), spare), kept, saturated
 
 
-@lru_cache(4096)  # the largest magnitude seen so far is the same at most looks
+@lru_cache(1024)  # the largest magnitude seen so far is the same at most looks
 def _scaling(largest: float) -> Callable[[Tensor], blockscale.Scales]:
     return blockscale.scaling(torch.tensor(largest), NVFP4)
 
