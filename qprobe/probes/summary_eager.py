@@ -73,7 +73,8 @@ def _read_powers(fields: Fields, x: Tensor, pieces: list[Piece]) -> bool:
     if found is None:
         return False
     if len(found.left):
-        found.channels[:, found.left] = Moments.of(x[:, found.left], [0, 2]).pack()
+        others = _in_float32(list(_pieces(x[:, found.left])))
+        found.channels[:, found.left] = _merged([one.channels for one in others])
     tokens = found.tokens
     if len(found.tokens_left):
         places, inner = found.tokens_left, x.shape[2]
@@ -104,9 +105,12 @@ def _add_moments(fields: Fields, parts: list[Tensor]) -> None:
     """Merge moments ``[6, parts, channels]`` into those of earlier tensors."""
     if fields.channels.device.type != "cpu" or bool(fields.channels[0].any()):
         parts = [fields.channels[:, None], *parts]
+    fields.channels.copy_(_merged(parts))
+
+
+def _merged(parts: list[Tensor]) -> Tensor:
     together = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-    one_part = together.shape[1] == 1
-    fields.channels.copy_(together[:, 0] if one_part else Moments.unpack(together).total(0).pack())
+    return together[:, 0] if together.shape[1] == 1 else Moments.unpack(together).total(0).pack()
 
 
 def _find_reference(fields: Fields, x: Tensor) -> None:

@@ -26,6 +26,8 @@ _SCALED: Final = (2.0**-60, 2.0**60)
 _TINY, _HUGE = 2.0**-50, 2.0**50
 #: If more than one in so many has to be left out, the caller takes all of them.
 _MANY: Final = 8
+#: Tokens that are looked at first, about.
+_FEW: Final = 64
 _FIRST, _SECOND, _THIRD, _FOURTH, _TOP = range(5)
 _NOTHING: Final = torch.empty(0, dtype=torch.int64)
 
@@ -52,20 +54,18 @@ def powers(pieces: Sequence[Piece], largest: float) -> Powers | None:
     """
     first, axis = pieces[0]
     scale = _scale(largest or _largest(first))
-    if scale is None:
+    if scale is None or _off(first if axis else first.T):
         return None
     sizes = [piece.shape[1 - along] for piece, along in pieces]
     channels = torch.empty(5, len(pieces), first.shape[axis])
     tokens = torch.empty(5, sum(sizes))
     begin = 0
     for number, ((piece, along), size) in enumerate(zip(pieces, sizes, strict=True)):
-        found = channels[:, number], tokens[:, begin : begin + size]
-        _fill(piece, along, scale, found)
-        if number == 0 < len(pieces) - 1 and any(_left(*p) is None for p in _both(found)):
-            return None
+        _fill(piece, along, scale, (channels[:, number], tokens[:, begin : begin + size]))
         begin += size
     together = torch.cat([channels[:_TOP].sum(1, dtype=torch.float64), channels[_TOP:].amax(1)])
-    left, tokens_left = (_left(*part) for part in _both((together, tokens)))
+    left = _left(together, tokens.shape[1])
+    tokens_left = _left(tokens, first.shape[axis])
     if left is None or tokens_left is None:
         return None
     return Powers(
@@ -108,10 +108,12 @@ def _fill(x: Tensor, axis: int, scale: float, found: tuple[Tensor, Tensor]) -> N
         torch.sum(square, over, out=rows[_FOURTH])
 
 
-def _both(found: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
-    """Sums of channels and of tokens, each with the number of elements that were added."""
-    channels, tokens = found
-    return (channels, tokens.shape[1]), (tokens, channels.shape[1])
+def _off(tokens: Tensor) -> bool:
+    """Whether a few tokens show that too many channels have a mean beyond a standard deviation."""
+    few = tokens[:: max(1, len(tokens) // _FEW)].float()
+    mean = few.mean(0)
+    near = torch.addcmul(few.square().mean(0), mean, mean, value=-2.0)
+    return _MANY * int(torch.count_nonzero(near < 0.0)) > len(near)
 
 
 def _left(sums: Tensor, count: int) -> Tensor | None:
