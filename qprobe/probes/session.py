@@ -70,8 +70,8 @@ class Session:
     update, and gradients only if they are still there.
 
     **Memory** does not grow with steps or tokens: for each tensor with a summary 44 kB at 768
-    channels, with the states of all other probes at most 64 kB, 12 kB more for a weight, which
-    ``update_health`` remembers, copies of four examples (or 512 tokens) of at most 64 calls a probe
+    channels, with the states of all other probes, and what ``update_health`` remembers of a weight,
+    at most 64 kB, copies of four examples (or 512 tokens) of at most 64 calls a probe
     that compares tensors of one call, and without a file the latest 200,000 records.
 
     **Several processes** of the default process group are merged at a flush, in their order; the

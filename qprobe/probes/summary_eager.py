@@ -4,19 +4,19 @@ The numbers are the kernel's, to what :mod:`qprobe.probes.summary` says. Nothing
 an accelerator: there each piece takes the float64 path, which needs no decision.
 """
 
+import math
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qprobe.native import Sampled
 from qprobe.probes.summary_fields import KURTOSIS, LARGEST, MEAN_SQUARE, Fields, Sample
 from qprobe.probes.summary_float32 import Piece, sums
-from qprobe.quant import INT4, NVFP4, blockscale, integer
-from qprobe.quant.rounding import e2m1_nearest_
-from qprobe.stats.histogram import MagnitudeHistogram
+from qprobe.probes.summary_powers import powers
+from qprobe.probes.summary_sampled import read_sample
 from qprobe.stats.moments import Moments
 
 #: Elements of a piece: few enough that intermediate results stay in the last-level cache, enough
@@ -25,8 +25,17 @@ _PIECE = 1 << 18
 _PIECE_ON_DEVICE = 1 << 24
 #: Below a variance of (2^-21 mean)² float32 does not tell a token from a constant.
 _CONSTANT = 2.0**-42
-#: 6 and a margin for the rounding of the scales: ties lie exactly on 6.
-_SATURATED = 6.000091552734375
+#: Edges of the token histograms, where each begins in :attr:`Fields.tokens`, and by which power of
+#: the scale its values are multiplied.
+#: The exponent of 1 in float32.
+_BIAS = 127
+_PLACES = (
+    (MEAN_SQUARE, 0, 2),
+    (LARGEST, MEAN_SQUARE.bins + 1, 1),
+    (KURTOSIS, MEAN_SQUARE.bins + LARGEST.bins + 2, 0),
+)
+_LOWEST = torch.tensor([start for _, start, _ in _PLACES], dtype=torch.int32)[:, None]
+_HIGHEST = _LOWEST + torch.tensor([edges.bins - 1 for edges, *_ in _PLACES])[:, None].int()
 
 
 class _Tokens(NamedTuple):
@@ -51,22 +60,57 @@ def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
     if Sampled.NVFP4 in sampled:
         _find_reference(fields, x)
     pieces = list(_pieces(x))
-    found = [*_in_float32(pieces)] if x.device.type == "cpu" else [_in_float64(*p) for p in pieces]
-    parts = [one.channels for one in found]
-    if x.device.type != "cpu" or bool(fields.channels[0].any()):  # something was seen before
-        parts.insert(0, fields.channels[:, None])
-    together = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-    one_part = together.shape[1] == 1
-    fields.channels.copy_(together[:, 0] if one_part else Moments.unpack(together).total(0).pack())
+    if x.device.type != "cpu" or not _read_powers(fields, x, pieces):
+        _read_centred(fields, pieces)
+    if sampled:
+        read_sample(fields, x, sampled, sample)
+    torch.maximum(fields.reference, fields.channels[5].amax(), out=fields.reference)
+
+
+def _read_powers(fields: Fields, x: Tensor, pieces: list[Piece]) -> bool:
+    """Add the tensor by sums of powers, but for channels and tokens that they do not hold."""
+    found = powers(pieces, float(fields.reference))
+    if found is None:
+        return False
+    if len(found.left):
+        others = _in_float32(list(_pieces(x[:, found.left])))
+        found.channels[:, found.left] = _merged([one.channels for one in others])
+    tokens = found.tokens
+    if len(found.tokens_left):
+        places, inner = found.tokens_left, x.shape[2]
+        one = _in_float64(x[places // inner, :, places % inner], 1)
+        _count_tokens(fields, one.tokens)
+        fields.nonfinite.add_(one.nonfinite)
+        kept = torch.ones(tokens.shape[1], dtype=torch.bool)
+        kept[places] = False
+        tokens = tokens[:, kept]
+    _count_plain_tokens(fields, tokens, found.scale)
+    _add_moments(fields, [found.channels[:, None]])
+    return True
+
+
+def _read_centred(fields: Fields, pieces: list[Piece]) -> None:
+    """Add the tensor by sums about means, piece by piece."""
+    on_cpu = fields.channels.device.type == "cpu"
+    found = [*_in_float32(pieces)] if on_cpu else [_in_float64(*p) for p in pieces]
+    _add_moments(fields, [one.channels for one in found])
     fields.nonfinite.add_(torch.stack([one.nonfinite for one in found]).sum(0))
     tokens = found[0].tokens
     if len(found) > 1:
         tokens = _Tokens(*map(torch.cat, zip(*(one.tokens for one in found), strict=True)))
     _count_tokens(fields, tokens)
-    if sampled:
-        _sample(fields, _rows(x, sample), sampled)
-    largest = fields.channels[5].amax()
-    fields.reference[0] = torch.maximum(fields.reference[0], largest)
+
+
+def _add_moments(fields: Fields, parts: list[Tensor]) -> None:
+    """Merge moments ``[6, parts, channels]`` into those of earlier tensors."""
+    if fields.channels.device.type != "cpu" or bool(fields.channels[0].any()):
+        parts = [fields.channels[:, None], *parts]
+    fields.channels.copy_(_merged(parts))
+
+
+def _merged(parts: list[Tensor]) -> Tensor:
+    together = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return together[:, 0] if together.shape[1] == 1 else Moments.unpack(together).total(0).pack()
 
 
 def _find_reference(fields: Fields, x: Tensor) -> None:
@@ -129,6 +173,22 @@ def _in_float32(pieces: list[Piece]) -> Iterator[_Piece]:
     yield from (_in_float64(*pieces[number]) for number in found.failed)
 
 
+def _count_plain_tokens(fields: Fields, tokens: Tensor, scale: float) -> None:
+    """Add mean square, largest magnitude and kurtosis ``[3, tokens]``, all above zero; float32."""
+    bins = (tokens.view(torch.int32) >> 21).sub_(_starts(math.frexp(scale)[1] - 1))
+    torch.clamp(bins, _LOWEST, _HIGHEST, out=bins)
+    fields.tokens.add_(torch.bincount(bins.view(-1), minlength=len(fields.tokens)))
+
+
+@cache
+def _starts(octaves: int) -> Tensor:
+    """What is taken off the quarter octaves of values times ``2^octaves`` to get their places."""
+    starts = [
+        4 * (edges.first + _BIAS + power * octaves) - start for edges, start, power in _PLACES
+    ]
+    return torch.tensor(starts, dtype=torch.int32)[:, None]
+
+
 def _count_tokens(fields: Fields, t: _Tokens) -> None:
     squares, largest, kurtosis, nonfinite = fields.token_histograms()
     some = t.largest > 0
@@ -139,73 +199,3 @@ def _count_tokens(fields: Fields, t: _Tokens) -> None:
     largest.index_add_(0, LARGEST.index(t.largest, some), ones)
     kurtosis.index_add_(0, KURTOSIS.index(ratio, spread), ones)
     nonfinite.add_((~t.finite).sum())
-
-
-def _rows(x: Tensor, sample: Sample) -> Tensor:
-    """The sampled tokens as float32 rows."""
-    outer, _, inner = x.shape
-    if inner == 1:
-        return x[sample.offset :: sample.stride, :, 0].float().contiguous()
-    places = torch.arange(sample.offset, outer * inner, sample.stride, device=x.device)
-    return x[places // inner, :, places % inner].float()
-
-
-def _sample(fields: Fields, rows: Tensor, sampled: Sampled) -> None:
-    """Histogram and errors of sampled tokens; those with NaN or infinity are in no error."""
-    counted = MagnitudeHistogram.of(rows) if Sampled.HISTOGRAM in sampled else None
-    if counted is not None:
-        fields.magnitudes.add_(counted.counts)
-    if not sampled & (Sampled.NVFP4 | Sampled.INT4):
-        return
-    kept = rows.abs()
-    largest = kept.amax(1, keepdim=True)
-    finite = largest < torch.inf
-    whole = rows.device.type == "cpu" and bool(finite.all())
-    if not whole:
-        kept, largest = torch.where(finite, kept, 0.0), torch.where(finite, largest, 0.0)
-    there = torch.count_nonzero(kept) if counted is None or not whole else counted.bins.sum()
-    fields.energy[0] += _energy(kept)
-    fields.counts[0] += finite.sum() * rows.shape[1]
-    fields.counts[1] += there
-    if Sampled.NVFP4 in sampled:
-        _nvfp4(fields, kept, there)
-    if Sampled.INT4 in sampled:
-        _int4(fields, kept, largest, there)
-
-
-def _some(levels: Tensor, step: float) -> Tensor:
-    """How many are not 0 of levels that are 0 or at least ``step``, a power of two."""
-    if levels.device.type != "cpu" or levels.numel() > 1 << 23:  # float32 counts no further
-        return torch.count_nonzero(levels)
-    return (levels.clamp(max=step).sum() / step).long()
-
-
-def _energy(x: Tensor) -> Tensor:
-    """``Σx²``; what float32 might not hold, and on a device all, is squared in float64."""
-    squares = (x * x).sum(-1).double().sum()
-    if x.device.type == "cpu" and 2.0**-90 * x.numel() < float(squares) < torch.inf:
-        return squares
-    return x.double().square().sum()
-
-
-def _nvfp4(fields: Fields, rows: Tensor, there: Tensor) -> None:
-    """Errors of magnitudes."""
-    padding = -rows.shape[1] % NVFP4.block
-    blocks = (F.pad(rows, (0, padding)) if padding else rows).view(rows.shape[0], -1, NVFP4.block)
-    # Bits order magnitudes as the numbers do, and short rows of integers are faster.
-    largest = blocks.view(torch.int32).amax(2, keepdim=True).view(torch.float32)
-    _, encode, decode = blockscale.scales(largest, fields.reference[0].float(), NVFP4)
-    y = blocks * encode
-    if y.device.type != "cpu" or float(y.amax()) > _SATURATED:
-        fields.counts[3] += torch.count_nonzero(y > _SATURATED)
-    codes = e2m1_nearest_(y, torch.empty_like(y))
-    fields.counts[2] += there - _some(codes, 0.5)
-    fields.energy[1] += _energy(codes.mul_(decode).sub_(blocks))
-
-
-def _int4(fields: Fields, rows: Tensor, largest: Tensor, there: Tensor) -> None:
-    """Errors of magnitudes, the largest of each row at hand."""
-    s = integer.scales(largest, INT4, (1,))
-    codes = integer.codes(rows, INT4, s)
-    fields.counts[4] += there - _some(codes, 1.0)
-    fields.energy[2] += _energy(codes.mul_(s.scale).sub_(rows))

@@ -6,12 +6,13 @@ float32 does not hold, and those with NaN or infinite elements, are named and le
 """
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from qprobe.probes.summary_scratch import scratch
 
 #: Float32 holds the fourth powers of what has at least this magnitude and variance after scaling.
 _TINY, _FLAT = 2.0**-30, 2.0**-56
@@ -19,8 +20,6 @@ _TINY, _FLAT = 2.0**-30, 2.0**-56
 #: M2, M3, M4 and absmax.
 _PIVOT, _REST, _SECOND, _THIRD, _FOURTH, _LARGEST = range(6)
 _MEAN, _TOKEN_SECOND, _TOKEN_FOURTH, _TOKEN_LARGEST = range(4)
-
-_memory = threading.local()
 
 #: Whole tokens, and which axis of the matrix the channels are.
 Piece = tuple[Tensor, int]
@@ -72,7 +71,7 @@ def _with_failures(channels: Tensor, tokens: Tensor, sizes: list[int], scales: l
 
 def _fill(x: Tensor, axis: int, channels: Tensor, tokens: Tensor) -> float:
     """Write the sums of one piece; gives the scale, 0 where there is nothing for float32 to do."""
-    wide, spare, power = _scratch(x)
+    wide, spare, power = scratch(x)
     source = x if x.dtype == torch.float32 else wide.copy_(x)
     torch.abs(source, out=spare)
     torch.amax(spare, 1 - axis, out=channels[_LARGEST])
@@ -134,11 +133,3 @@ def _moments(channels: Tensor, sizes: list[int], scales: list[float]) -> Tensor:
         powers = torch.arange(1, 5)[:, None, None]
         found[_REST : _FOURTH + 1] *= (1.0 / torch.tensor(scales).double())[:, None] ** powers
     return found
-
-
-def _scratch(x: Tensor) -> tuple[Tensor, ...]:
-    """Three float32 buffers of the shape of ``x``, kept for the next call of this thread."""
-    held: Tensor | None = getattr(_memory, "held", None)
-    if held is None or held.shape[1] < x.numel():
-        held = _memory.held = torch.empty(3, x.numel())
-    return tuple(row[: x.numel()].view(x.shape) for row in held)

@@ -81,7 +81,7 @@ def _apply_in_pieces(
     x: Tensor, absmax: Tensor, form: BlockFormat, noise: Tensor | None, out: Tensor
 ) -> None:
     """``out = E2M1(x · encode) · decode`` for ``[outer, length, inner]``."""
-    scales_of = _scaling(absmax.amax(), form)
+    scales_of = scaling(absmax.amax(), form)
     scratch = x.new_empty(2, min(x.numel(), _piece_size(x)), dtype=torch.float32)
     for piece in _pieces(x, form.block):
         source = piece.of(x)
@@ -126,10 +126,10 @@ def _absmax(x: Tensor) -> Tensor:
 
 def scales(absmax: Tensor, amax: Tensor, form: BlockFormat) -> Scales:
     """Stored, encode and decode scale of each block; ``amax`` is the largest of the tensor."""
-    return _scaling(amax, form)(absmax)
+    return scaling(amax, form)(absmax)
 
 
-def _scaling(amax: Tensor, form: BlockFormat) -> Callable[[Tensor], Scales]:
+def scaling(amax: Tensor, form: BlockFormat) -> Callable[[Tensor], Scales]:
     """From the absmax of blocks to their scales."""
     if form.scale is ScaleFormat.E8M0:
         return _powers_of_two

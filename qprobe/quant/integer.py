@@ -81,7 +81,11 @@ def _over_first(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def scales(x: Tensor, form: IntFormat, axes: tuple[int, ...]) -> IntScales:
     """The scales of float32 ``x`` shared over ``axes``."""
-    absmax = _absmax(x, axes)
+    return scales_of(_absmax(x, axes), form)
+
+
+def scales_of(absmax: Tensor, form: IntFormat) -> IntScales:
+    """The scales of what has these largest magnitudes, float32."""
     small = (absmax > 0) & (absmax < _SMALLEST * form.largest)
     lift = torch.ones_like(absmax).masked_fill_(small, _LIFT)
     lifted = (absmax * lift).div_(torch.full_like(absmax, form.largest))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _EXPONENT = 0x7F800000
+#: Times a power of two: where float32 has steps of half of it.
+_ROUNDING = 1.5 * 2**22
 
 
 class Rounding(StrEnum):
@@ -46,6 +48,20 @@ def e2m1_nearest_(y: Tensor, scratch: Tensor) -> Tensor:
     # A step is half the power of two below |y|, and 0.5 below 2.
     step = scratch.clamp_(min=1.0).mul_(0.5)
     return y.div_(step).round_().mul_(step)
+
+
+def e2m1_magnitudes_(y: Tensor, scratch: Tensor) -> Tensor:
+    """Round float32 ``0 <= y < 7`` to E2M1 in place, as :func:`e2m1_nearest_` does, but faster.
+
+    At ``1.5 · 2²² 2ᵉ`` numbers of float32 are one step of E2M1 apart, so adding it rounds, and
+    taking it off again is exact. ``scratch`` is float32 of the same shape and is overwritten.
+
+    >>> e2m1_magnitudes_(torch.tensor([0.25, 0.75, 2.5, 5.0, 6.4]), torch.empty(5))
+    tensor([0., 1., 2., 4., 6.])
+    """
+    torch.bitwise_and(y.view(torch.int32), _EXPONENT, out=scratch.view(torch.int32))
+    scratch.clamp_(min=1.0)
+    return y.add_(scratch, alpha=_ROUNDING).sub_(scratch, alpha=_ROUNDING)
 
 
 def e2m1_stochastic(y: Tensor, noise: Tensor) -> Tensor:

@@ -13,11 +13,22 @@ from qprobe.stats.additive import Additive, count, narrow
 from qprobe.stats.discretization import effective_levels
 from qprobe.stats.missing import known, ratio
 
-#: Scales have one bin an eighth of a power of two in value, so each E4M3 and each E8M0 scale has a
-#: bin of its own; the first bin starts at 2⁻¹²⁸.
+#: Scales are counted by eighths of a power of two in value, the first from 2⁻¹²⁸ on.
 STEPS = 8
 LOWEST = -128
-SCALE_BINS = 256 * STEPS
+_EIGHTHS = 256 * STEPS
+#: Where E4M3 is, and far around it, each eighth has a bin of its own; elsewhere, where only the
+#: powers of two of E8M0 are, each octave has one. So a scale of either format is alone in its bin.
+_FINE = range((-16 - LOWEST) * STEPS, (16 - LOWEST) * STEPS)
+#: The eighth that each bin starts at.
+_STARTS = torch.cat(
+    [
+        torch.arange(0, _FINE.start, STEPS),
+        torch.arange(_FINE.start, _FINE.stop),
+        torch.arange(_FINE.stop, _EIGHTHS, STEPS),
+    ]
+)
+SCALE_BINS = len(_STARTS)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -119,7 +130,9 @@ class BlockScales(Additive):
         return {"n": self.n} | known(values)
 
     def arrays(self) -> Mapping[str, Tensor]:
-        return {"scales": self.histogram.long()}
+        eighths = torch.zeros(_EIGHTHS, dtype=torch.int64, device=self.histogram.device)
+        eighths[_STARTS.to(eighths.device)] = self.histogram.long()
+        return {"scales": eighths}
 
 
 _QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
@@ -213,18 +226,22 @@ def scale_quantile(histogram: Tensor, share: float) -> Tensor:
     reached = histogram.cumsum(0)
     wanted = (reached[-1].double() * share).ceil().clamp(min=1)
     bin_ = (reached.double() < wanted).sum()
-    edge = 1.0 + (bin_ % STEPS).double() / STEPS
-    found = edge.log2() + (bin_ // STEPS + LOWEST).double()
+    start = _STARTS.to(histogram.device)[bin_.clamp(max=SCALE_BINS - 1)]
+    edge = 1.0 + (start % STEPS).double() / STEPS
+    found = edge.log2() + (start // STEPS + LOWEST).double()
     return torch.where(reached[-1] > 0, found, torch.nan)
 
 
 def _scale_histogram(stored: Tensor, positive: Tensor) -> Tensor:
     mantissa, exponent = torch.frexp(torch.where(positive, stored, 1.0))
     step = ((mantissa * 2.0 - 1.0) * STEPS).long()
-    index = (exponent.long() - 1 - LOWEST) * STEPS + step
+    eighth = ((exponent.long() - 1 - LOWEST) * STEPS + step).clamp(0, _EIGHTHS - 1)
+    below = eighth.clamp(max=_FINE.start) // STEPS
+    above = (eighth - _FINE.stop).clamp(min=0) // STEPS
+    index = below + (eighth - _FINE.start).clamp(0, len(_FINE)) + above
     counts = torch.zeros(SCALE_BINS, dtype=torch.int64, device=stored.device)
     kept = positive.reshape(-1).long()
-    counts.index_add_(0, index.clamp(0, SCALE_BINS - 1).reshape(-1), kept)
+    counts.index_add_(0, index.reshape(-1), kept)
     return narrow(counts, kept.numel())
 
 

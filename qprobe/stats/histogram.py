@@ -15,6 +15,8 @@ from qprobe.errors import InputError
 MAGNITUDES: Final = 64
 MAGNITUDE_FIRST: Final = -40
 _EXPONENT_BIAS = 127
+#: The bin of each exponent of float32.
+_OCTAVES = (torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)).clamp(0, MAGNITUDES - 1)
 _READ = (torch.float32, torch.bfloat16)
 
 
@@ -82,11 +84,14 @@ class MagnitudeHistogram:
 def _count_exponents(x: Tensor, counts: Tensor) -> Tensor:
     """What :func:`magnitude_index` would give, counted, in fewer passes: exponents first."""
     bits = x.float().contiguous().view(torch.int32).flatten()
-    exponents = torch.bincount((bits >> 23).bitwise_and_(255), minlength=256)
+    # Cutting to a byte takes the sign off, and bytes are counted without a look at the smallest.
+    shifted = torch.empty_like(bits, dtype=torch.uint8)
+    torch.bitwise_right_shift(bits, 23, out=shifted)
+    exponents = torch.bincount(shifted, minlength=256)
     smallest, nonfinite = int(exponents[0]), int(exponents[255])
-    exponents[255] = 0
-    octaves = torch.arange(256) - (_EXPONENT_BIAS + MAGNITUDE_FIRST)
-    counts.index_add_(0, octaves.clamp_(0, MAGNITUDES - 1), exponents)
+    if nonfinite:
+        exponents[255] = 0
+    counts.index_add_(0, _OCTAVES, exponents)
     if smallest:  # zeros and subnormal numbers
         zeros = bits.numel() - torch.count_nonzero(bits & 0x7FFFFFFF)
         counts[0] -= zeros

@@ -9,7 +9,13 @@ from oracles import nvfp4 as oracle
 
 from qprobe.quant import NVFP4, QuantSpec, Rounding, fake_quantize
 from qprobe.quant.formats import E2M1
-from qprobe.quant.rounding import e2m1_nearest_, e2m1_stochastic, e4m3_nearest, power_below
+from qprobe.quant.rounding import (
+    e2m1_magnitudes_,
+    e2m1_nearest_,
+    e2m1_stochastic,
+    e4m3_nearest,
+    power_below,
+)
 
 GOLDEN = Path(__file__).parents[1] / "data" / "nvfp4" / "sr_bytes.npz"
 
@@ -29,6 +35,13 @@ def test_e2m1_at_every_decision_point() -> None:
     code = oracle.e2m1_code(y.numpy())
     want = np.where(code & 8, -1, 1) * oracle.MAGNITUDES[code & 7]
     np.testing.assert_array_equal(e2m1_nearest_(y.clone(), torch.empty_like(y)).numpy(), want)
+
+
+def test_magnitudes_below_seven_are_rounded_alike_by_the_shorter_way() -> None:
+    grid = np.array(E2M1.magnitudes)
+    y = neighbours(np.concatenate([grid, (grid[1:] + grid[:-1]) / 2, [6.375, 6.9]])).abs()
+    want = e2m1_nearest_(y.clone(), torch.empty_like(y))
+    assert torch.equal(e2m1_magnitudes_(y.clone(), torch.empty_like(y)), want)
 
 
 def test_e2m1_ties_go_to_the_even_code() -> None:

@@ -64,6 +64,25 @@ def test_a_stored_scale_is_its_own_quantile(value):
         assert found[f"scale_log2_{key}"].item() == pytest.approx(math.log2(value), abs=1e-12)
 
 
+def test_every_scale_of_both_formats_is_alone_in_its_bin_and_in_the_array():
+    e4m3 = torch.arange(1, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
+    e8m0 = 2.0 ** torch.arange(-127, 128, dtype=torch.float64)
+    for scales in (e4m3, e8m0):
+        state = block_scales(scales, torch.full((len(scales), 2), 7))
+        assert state.histogram.max() == 1
+        assert state.histogram.sum() == len(scales)
+        octave = scales.log2().floor()
+        eighths = ((octave + 128) * 8 + (scales / 2.0**octave - 1.0) * 8).long()
+        assert torch.equal(state.arrays()["scales"].nonzero().flatten(), eighths.sort().values)
+    assert state.arrays()["scales"].shape == (256 * 8,)
+
+
+def test_what_lies_between_powers_of_two_far_out_counts_for_its_octave():
+    found = block_scales(torch.tensor([1.75 * 2.0**40, 1.5 * 2.0**-40]), torch.full((2, 2), 7))
+    assert found.scalars()["scale_log2_max"].item() == 40.0
+    assert found.scalars()["scale_log2_min"].item() == -40.0
+
+
 def test_the_median_of_three_is_the_middle_one():
     found = block_scales(torch.tensor([4.0, 1.0, 2.0]), torch.full((3, 2), 7)).scalars()
     assert found["scale_log2_median"].item() == 1.0
