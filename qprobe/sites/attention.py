@@ -260,11 +260,14 @@ def of_multihead(
     separate = (module.q_proj_weight, module.k_proj_weight)
     weights = separate if packed is None else packed.chunk(3)[:2]
     biases = (None, None) if bias is None else bias.chunk(3)[:2]
-    calls = (
-        Projection(input=query[b], weight=weights[0], bias=biases[0]),
-        Projection(input=key[b], weight=weights[1], bias=biases[1]),
+    q, k = (
+        F.linear(x[b], weight, bias)
+        for x, weight, bias in zip((query, key), weights, biases, strict=False)
     )
-    q, k = (F.linear(call.input, call.weight, call.bias) for call in calls)
+    calls = (
+        Projection(input=query[b], weight=weights[0], bias=biases[0], dtype=q.dtype),
+        Projection(input=key[b], weight=weights[1], bias=biases[1], dtype=k.dtype),
+    )
     mask = _mask(module, given, b, (len(query), query.shape[1], key.shape[1]))
     if module.bias_k is not None:
         k, mask = torch.cat((k, module.bias_k.expand(len(k), -1, -1)), 1), _more_keys(mask)

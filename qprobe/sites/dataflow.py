@@ -7,7 +7,7 @@ or a scalar has one branch; ``x · rsqrt(mean(x²))``, rotary embeddings and a c
 of one tensor have several operands with the same labels, and are no fusions either.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -175,8 +175,14 @@ def exits(branch: Node, shared: Node) -> list[tuple[Call, int]]:
 
 
 def first_tensor(obj: object) -> Tensor | None:
-    """The first of :func:`tensors_in`; a plain tensor is found without a search."""
-    return obj if isinstance(obj, Tensor) else next(tensors_in(obj), None)
+    """The first of :func:`tensors_in`; compilers trace it, which they do not through a generator."""
+    if isinstance(obj, Tensor):
+        return obj
+    for part in _parts(obj):
+        found = first_tensor(part)
+        if found is not None:
+            return found
+    return None
 
 
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -189,9 +195,22 @@ def tensors_in(obj: object) -> Iterator[Tensor]:
     """The tensors in nested containers: sequences, mappings, dataclasses."""
     if isinstance(obj, Tensor):
         yield obj
-    elif isinstance(obj, Mapping):
-        yield from (tensor for value in obj.values() for tensor in tensors_in(value))
-    elif isinstance(obj, list | tuple | set | frozenset):
-        yield from (tensor for value in obj for tensor in tensors_in(value))
-    elif is_dataclass(obj) and not isinstance(obj, type):
-        yield from (t for field in fields(obj) for t in tensors_in(getattr(obj, field.name)))
+        return
+    for part in _parts(obj):
+        yield from tensors_in(part)
+
+
+def _parts(obj: object) -> Sequence[object]:
+    """What a container holds; nothing where it is none.
+
+    >>> _parts({"a": 1, "b": 2}), _parts((3,)), _parts(4)
+    ([1, 2], [3], [])
+    """
+    if isinstance(obj, dict | Mapping):  # compilers know the former only
+        return list(obj.values())
+    if isinstance(obj, list | tuple | set | frozenset):
+        return list(obj)
+    if is_dataclass(obj) and not isinstance(obj, type):
+        # A field need not be set: caches of transformers set theirs with the first tensor.
+        return [getattr(obj, field.name, None) for field in fields(obj)]
+    return []
