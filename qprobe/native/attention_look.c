@@ -263,8 +263,26 @@ static const float *input_of(const look *l, const room *r, const layer *from, in
   return r->wide;
 }
 
-/* Queries, keys or both, as a layer makes them of its input, quantized or not. */
-static void project(const look *l, const room *r, const layer *from, int quantized, int queries, int keys) {
+static void logits(const look *l, const room *r, const float *q, const float *k, float *out) {
+  multiply(r, (products){.a = q, .b = k, .out = out, .batch = l->samples, .rows = l->queries,
+                         .columns = l->keys, .depth = l->depth, .scale = l->scale});
+}
+
+/* Logits of a sample's queries with an input whose keys are not made: q·(x·wᵀ)ᵀ = (q·w)·xᵀ has half the
+ * products where queries are few. A key's bias adds the same to all logits of a query, whose mean is
+ * taken off them. */
+static void unmade(const look *l, const room *r, const float *x, int64_t s, float *out) {
+  const int64_t size = l->of_k.inputs;
+  multiply(r, (products){.a = r->made_q + s * l->queries * l->depth, .b = r->weight_k, .across = 1,
+                         .out = r->queries, .batch = 1, .rows = l->queries, .columns = size,
+                         .depth = l->depth, .scale = l->scale});
+  multiply(r, (products){.a = r->queries, .b = x, .out = out + s * l->queries * l->keys, .batch = 1,
+                         .rows = l->queries, .columns = l->keys, .depth = size, .scale = 1.0});
+}
+
+/* Queries, keys or both, as a layer makes them of its input, quantized or not; and the logits of keys that
+ * are not rounded when they are made. */
+static void project(const look *l, const room *r, const layer *from, int quantized, int queries, float *out) {
   const int64_t n = from->tokens, size = from->inputs;
   const float top = quantized ? scales_of(l, r, from) : 0.0f;
   for (int64_t s = 0; s < l->samples; s++) {
@@ -273,17 +291,14 @@ static void project(const look *l, const room *r, const layer *from, int quantiz
       apply(r, l->input, top, x, s * n, n, size, r->input);
       x = r->input;
     }
-    if (keys) project_rows(l, r, &l->of_k, x, n, r->made_k + s * n * l->depth);
-    if (!queries) continue;
-    for (int64_t i = 0; i < l->queries; i++)
+    for (int64_t i = 0; queries && i < l->queries; i++)
       memcpy(r->queries + i * size, x + l->query[i] * size, sizeof(float) * (size_t)size);
-    project_rows(l, r, &l->of_q, r->queries, l->queries, r->made_q + s * l->queries * l->depth);
+    if (queries)
+      project_rows(l, r, &l->of_q, r->queries, l->queries, r->made_q + s * l->queries * l->depth);
+    if (!out) continue;
+    if (from->type == F32) unmade(l, r, x, s, out);
+    else project_rows(l, r, &l->of_k, x, n, r->made_k + s * n * l->depth);
   }
-}
-
-static void logits(const look *l, const room *r, const float *q, const float *k, float *out) {
-  multiply(r, (products){.a = q, .b = k, .out = out, .batch = l->samples, .rows = l->queries,
-                         .columns = l->keys, .depth = l->depth, .scale = l->scale});
 }
 
 /* Logits of queries and keys that the layers make anew. */
@@ -295,9 +310,9 @@ static void project_logits(const look *l, const room *r, int quantized, float *o
   take_rows(l, r, q, quantized, r->weight_q);
   if (quantized && !shared) look_over(l, r, k);
   take_rows(l, r, k, quantized, r->weight_k);
-  project(l, r, k, quantized, together, 1);
   if (!together) project(l, r, q, quantized, 1, 0);
-  logits(l, r, r->made_q, r->made_k, out);
+  project(l, r, k, quantized, together, out);
+  if (k->type != F32) logits(l, r, r->made_q, r->made_k, out);
 }
 
 static attention rows_of(const look *l, const room *r, int which) {

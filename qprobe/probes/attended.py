@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Self, TypeVar
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qprobe.native import Projecting
-from qprobe.probes.attended_native import Made, Seen, plan_of, see, usable
+from qprobe.probes.attended_native import Made, Plan, Seen, plan_of, see, usable
 from qprobe.probes.base import SiteView
 from qprobe.quant import catalogue
 from qprobe.quant.formats import IntFormat
@@ -59,6 +59,7 @@ def operands_known(site: Site) -> bool:
     return not inside or call.startswith(("sdpa.", "matmul."))
 
 
+@lru_cache(256)  # asked by each probe of each attention at each look
 def compares(setup: Setup | None) -> bool:
     """Whether logits under a recipe are others than in high precision."""
     if setup is None:
@@ -90,6 +91,13 @@ def products_of(recipe: QuantRecipe) -> Gemm:
 
 #: Input, weight and bias of a call.
 _Taken = tuple[Tensor, Tensor, Tensor | None]
+
+
+@lru_cache(256)
+def _plan_of(setup: Setup) -> Plan | None:
+    return plan_of(products_of(setup.recipe), setup)
+
+
 _Computed = TypeVar("_Computed")
 
 
@@ -148,7 +156,7 @@ class Look:
         return self._once("unprojected", lambda: self._seen(projected=False))
 
     def _seen(self, *, projected: bool) -> Seen | None:
-        plan = plan_of(products_of(self.setup.recipe), self.setup)
+        plan = _plan_of(self.setup)
         if plan is None or not usable(self.attended, self.places):
             return None
         layers = self._layers() if projected else None

@@ -9,7 +9,7 @@ weight is quantized for the rows of the head alone; its scale is that of the who
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from qprobe.stats.attention import changed, mask_halves
 from qprobe.stats.discretization import BINS
 
 if TYPE_CHECKING:
-    from qprobe.quant.recipe import Gemm, QuantRecipe
+    from qprobe.quant.recipe import Gemm
 
 _TYPES = {torch.float32: Element.FLOAT32, torch.bfloat16: Element.BFLOAT16}
 #: Integers of a linear layer have a scale a row but where the whole tensor shares one: weights a
@@ -72,13 +72,11 @@ class Made:
 
 def plan_of(products: "Gemm", setup: Setup) -> Plan | None:
     """How the kernel quantizes as a recipe says; None where it does not."""
-    return _plan(products, setup.recipe) if setup.quantizer is faithful else None
-
-
-@cache
-def _plan(products: "Gemm", recipe: "QuantRecipe") -> Plan | None:
+    recipe = setup.recipe
     gemms = (products, recipe.fprop)
-    if recipe.attention is not None or any(one.hadamard is not None for one in gemms):
+    if setup.quantizer is not faithful or recipe.attention is not None:
+        return None
+    if any(one.hadamard is not None for one in gemms):
         return None
     attending, keys, taken, weight = (_how(one) for gemm in gemms for one in (gemm.a, gemm.b))
     tiled = Sharing.TILES in {how[0] for how in (attending, taken) if how is not None}

@@ -5,6 +5,7 @@ are never sampled, since a softmax needs them all.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -325,6 +326,7 @@ def _pick(total: int, wanted: int | None, turn: int, device: torch.device) -> Te
     return torch.arange(first, first + count * step, step or 1, device=device) % total
 
 
+@lru_cache(256)  # all attentions of a step have the same turn
 def _numbers(total: int, wanted: int | None, turn: int) -> tuple[int, ...]:
     """The same on the host."""
     count, step = _spread(total, wanted)

@@ -20,6 +20,7 @@ pytestmark = [
 MAKERS = (
     *(foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin),
     *(foreign.unet, foreign.swin_unetr, foreign.rt_detr),
+    *(foreign.t5, foreign.whisper, foreign.qwen3, foreign.bert, foreign.encoder_decoder),
 )
 BY_NAME = {probe.name: under_a_recipe(probe) for probe in (Alone(), Windowed(), *PROBES)}
 
@@ -61,7 +62,11 @@ def test_a_foreign_model_keeps_its_bits(make, attention, name):
 
 
 @pytest.mark.parametrize(
-    "make", [foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin]
+    "make",
+    [
+        *(foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin),
+        *(foreign.t5, foreign.whisper, foreign.qwen3, foreign.bert),
+    ],
 )
 def test_attention_that_a_library_writes_out_has_the_errors_of_the_fused_one(make):
     everything = Sampling(samples=None, heads=None, queries=None)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from qprobe.probes.base import PROBES, Probe, SiteView
 from qprobe.probes import attended
+from qprobe.probes.base import PROBES, Probe, SiteView
 from qprobe.probes.softmax_levels import SoftmaxLevels
 from qprobe.quant import (
     NVFP4,
