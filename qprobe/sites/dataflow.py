@@ -175,7 +175,7 @@ def exits(branch: Node, shared: Node) -> list[tuple[Call, int]]:
 
 
 def first_tensor(obj: object) -> Tensor | None:
-    """The first of :func:`tensors_in`; compilers trace it, which they do not through a generator."""
+    """The first of :func:`tensors_in`, found without a generator, which compilers do not trace."""
     if isinstance(obj, Tensor):
         return obj
     for part in _parts(obj):
@@ -211,6 +211,5 @@ def _parts(obj: object) -> Sequence[object]:
     if isinstance(obj, list | tuple | set | frozenset):
         return list(obj)
     if is_dataclass(obj) and not isinstance(obj, type):
-        # A field need not be set: caches of transformers set theirs with the first tensor.
-        return [getattr(obj, field.name, None) for field in fields(obj)]
+        return [getattr(obj, field.name) for field in fields(obj)]
     return []
