@@ -7,7 +7,7 @@ or a scalar has one branch; ``x · rsqrt(mean(x²))``, rotary embeddings and a c
 of one tensor have several operands with the same labels, and are no fusions either.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -175,14 +175,8 @@ def exits(branch: Node, shared: Node) -> list[tuple[Call, int]]:
 
 
 def first_tensor(obj: object) -> Tensor | None:
-    """The first of :func:`tensors_in`, found without a generator, which compilers do not trace."""
-    if isinstance(obj, Tensor):
-        return obj
-    for part in _parts(obj):
-        found = first_tensor(part)
-        if found is not None:
-            return found
-    return None
+    """The first of :func:`tensors_in`; a plain tensor is found without a search."""
+    return obj if isinstance(obj, Tensor) else next(tensors_in(obj), None)
 
 
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -195,21 +189,9 @@ def tensors_in(obj: object) -> Iterator[Tensor]:
     """The tensors in nested containers: sequences, mappings, dataclasses."""
     if isinstance(obj, Tensor):
         yield obj
-        return
-    for part in _parts(obj):
-        yield from tensors_in(part)
-
-
-def _parts(obj: object) -> Sequence[object]:
-    """What a container holds; nothing where it is none.
-
-    >>> _parts({"a": 1, "b": 2}), _parts((3,)), _parts(4)
-    ([1, 2], [3], [])
-    """
-    if isinstance(obj, dict | Mapping):  # compilers know the former only
-        return list(obj.values())
-    if isinstance(obj, list | tuple | set | frozenset):
-        return list(obj)
-    if is_dataclass(obj) and not isinstance(obj, type):
-        return [getattr(obj, field.name) for field in fields(obj)]
-    return []
+    elif isinstance(obj, Mapping):
+        yield from (tensor for value in obj.values() for tensor in tensors_in(value))
+    elif isinstance(obj, list | tuple | set | frozenset):
+        yield from (tensor for value in obj for tensor in tensors_in(value))
+    elif is_dataclass(obj) and not isinstance(obj, type):
+        yield from (t for field in fields(obj) for t in tensors_in(getattr(obj, field.name)))
