@@ -110,23 +110,60 @@ class AttentionRows(ctypes.Structure):
     ]
 
 
-class Vectors(ctypes.Structure):
-    """Vectors of one head: the address of the first, and how far samples and tokens are apart."""
+class Sharing(IntEnum):
+    """What shares a scale: NVFP4's blocks or square tiles; integers of a row or a whole tensor."""
 
-    _fields_: ClassVar = [("first", _address), ("sample", _size), ("token", _size)]
+    BLOCKS = 0
+    TILES = 1
+    ROWS = 2
+    WHOLE = 3
+
+
+class Projecting(IntFlag):
+    """Which projections are made anew: of quantized operands, and of operands as they are."""
+
+    NEITHER = 0
+    QUANTIZED = 1
+    PLAIN = 2
+
+
+class How(ctypes.Structure):
+    """How an operand is quantized: what shares a scale, and of integers the largest."""
+
+    _fields_: ClassVar = [("sharing", _size), ("largest", ctypes.c_double)]
+
+
+class Vectors(ctypes.Structure):
+    """Vectors of one head: the address of the first, and how far samples and tokens are apart.
+
+    ``top`` is the largest magnitude of all heads, where the whole tensor shares a scale.
+    """
+
+    _fields_: ClassVar = [
+        ("first", _address),
+        ("type", _size),
+        ("sample", _size),
+        ("token", _size),
+        ("top", ctypes.c_double),
+    ]
 
 
 class Layer(ctypes.Structure):
     """A layer ``x·wᵀ + bias`` and which rows of its weight make up one head.
 
     ``x`` is ``[tokens, inputs]``, dense, its samples ``sample`` elements apart; ``weight`` is
-    ``[outputs, inputs]``, ``bias`` nothing or ``[outputs]``.
+    ``[outputs, inputs]``, ``bias`` nothing or ``[outputs]``. ``type`` is what the layer casts all
+    three to, and what it gives.
     """
 
     _fields_: ClassVar = [
         ("x", _address),
         ("weight", _address),
         ("bias", _address),
+        ("type", _size),
+        ("x_type", _size),
+        ("weight_type", _size),
+        ("bias_type", _size),
         ("sample", _size),
         ("tokens", _size),
         ("outputs", _size),
@@ -140,7 +177,7 @@ class AttentionLook(ctypes.Structure):
     """A sample of one head of an attention where it lies, and where results go.
 
     Those are as in :class:`AttentionRows`: of logits, of their softmax, of projected logits, which
-    are left alone unless ``projected``.
+    are left alone where ``projected`` is :attr:`Projecting.NEITHER`.
     """
 
     _fields_: ClassVar = [
@@ -148,6 +185,9 @@ class AttentionLook(ctypes.Structure):
         ("k", Vectors),
         ("of_q", Layer),
         ("of_k", Layer),
+        ("attending", How),
+        ("input", How),
+        ("weight", How),
         ("projected", _size),
         ("samples", _size),
         ("queries", _size),

@@ -1,9 +1,9 @@
-/* One look at a sample of one head of an attention under NVFP4: everything from the model's own memory
+/* One look at a sample of one head of an attention under a recipe: everything from the model's own memory
  * to the statistics, so that nothing in between is written where somebody else's data lie.
  *
  * The same steps, of the same functions, as qprobe/probes/attended.py takes with PyTorch one by one;
- * 1D blocks along the channels, rounded to nearest, nothing rotated. The caller owns every buffer,
- * nothing is kept between calls.
+ * blocks and rows lie along the channels, all is rounded to nearest, nothing rotated. The caller owns
+ * every buffer, nothing is kept between calls.
  */
 
 #include <string.h>
@@ -23,24 +23,48 @@ void qprobe_e2m1_apply(const void *x, int in, void *y, int to, const uint8_t *no
                        const float *encode, const float *decode, int64_t outer, int64_t length,
                        int64_t inner, int64_t block);
 
-/* Where the vectors of tokens lie: the first one, and how far apart samples and tokens are. */
+void qprobe_group_max(float *x, int64_t outer, int64_t length, int64_t inner, int64_t tile);
+int64_t qprobe_integer_scratch(int64_t length, int64_t inner, int across);
+void qprobe_integer_apply(const float *x, float *y, int64_t outer, int64_t length, int64_t inner, int across,
+                          float largest, float *scratch);
+void qprobe_integer_under(const float *x, float *y, int64_t n, float top, float largest);
+
+/* What shares a scale: NVFP4 in blocks of a row or in square tiles of a weight, under a scale of the whole
+ * tensor; or integers up to `largest`, a row or the whole tensor. */
+enum { BLOCKS = 0, TILES = 1, ROWS = 2, WHOLE = 3 };
+
 typedef struct {
-  const float *first;
-  int64_t sample, token;
+  int64_t sharing;
+  double largest;
+} how;
+
+/* Vectors of tokens: the first one, its type, and how far apart samples and tokens are. */
+typedef struct {
+  const void *first;
+  int64_t type, sample, token;
+  double top; /* the largest magnitude of all there are, where the whole shares a scale */
 } vectors;
 
-/* The layer that made queries or keys, x·wᵀ + bias, and which rows of the weight made the head. */
+/* The layer that made queries or keys, x·wᵀ + bias, and which rows of the weight made the head. It casts
+ * what it takes to `type` and gives its result in it, as autocast makes a layer do. */
 typedef struct {
-  const float *x;      /* [.., tokens, inputs], samples `sample` apart */
-  const float *weight; /* [outputs, inputs] */
-  const float *bias;   /* [outputs], or null */
+  const void *x;      /* [.., tokens, inputs], samples `sample` apart */
+  const void *weight; /* [outputs, inputs] */
+  const void *bias;   /* [outputs], or null */
+  int64_t type, x_type, weight_type, bias_type;
   int64_t sample, tokens, outputs, inputs, row, step;
 } layer;
+
+/* Which projections are made anew: none; those of quantized operands, to compare with the queries and keys
+ * that there are; those of the operands as they are, to compare with queries and keys that were made
+ * under the recipe; or both, to compare with each other. */
+enum { NEITHER = 0, QUANTIZED = 1, PLAIN = 2, BOTH = 3 };
 
 typedef struct {
   vectors q, k;
   layer of_q, of_k;
-  int64_t projected; /* whether the layers are known */
+  how attending, input, weight; /* queries and keys; what layers take */
+  int64_t projected;
   int64_t samples, queries, keys, depth;
   const int64_t *sample, *query; /* which ones */
   double scale;
@@ -58,9 +82,10 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Scratch memory of a look, by what stands in it. */
 typedef struct {
-  float *q, *k, *quantized_q, *quantized_k, *before, *after;
-  float *input, *queries, *rows, *weight_q, *weight_k, *bias; /* of one sample; of one head */
-  float *absmax, *decode, *product, *statistics; /* of blocks: absmax becomes the encoding scale */
+  float *q, *k, *made_q, *made_k, *before, *after;
+  float *wide, *input, *queries, *rows, *weight_q, *weight_k, *bias; /* of one sample; of one head */
+  float *whole;                                      /* largest magnitudes of all blocks of a weight */
+  float *absmax, *decode, *integers, *product, *statistics; /* absmax becomes the encoding scale */
 } room;
 
 typedef struct {
@@ -77,26 +102,29 @@ static float *taken(memory *m, int64_t floats) {
 
 static room rooms(const look *l, memory *m) {
   const layer *const q = &l->of_q, *const k = &l->of_k;
-  const int64_t known = l->projected, inputs = known ? most(q->inputs, k->inputs) : 0;
+  const int64_t known = l->projected != NEITHER, inputs = known ? most(q->inputs, k->inputs) : 0;
   const int64_t tokens = known ? most(q->tokens, k->tokens) : 0;
   const int64_t outputs = known ? most(q->outputs, k->outputs) : 0;
   const int64_t plain = l->samples * most(l->queries, l->keys) * blocks_of(l->depth);
-  const int64_t blocks = most(plain, most(l->samples * tokens, most(outputs, l->depth)) * blocks_of(inputs));
+  const int64_t blocks = most(plain, most(l->samples * tokens, l->depth) * blocks_of(inputs));
   return (room){
       .q = taken(m, l->samples * l->queries * l->depth),
       .k = taken(m, l->samples * l->keys * l->depth),
-      .quantized_q = taken(m, l->samples * l->queries * l->depth),
-      .quantized_k = taken(m, l->samples * l->keys * l->depth),
+      .made_q = taken(m, l->samples * l->queries * l->depth),
+      .made_k = taken(m, l->samples * l->keys * l->depth),
       .before = taken(m, l->samples * l->queries * l->keys),
       .after = taken(m, l->samples * l->queries * l->keys),
+      .wide = taken(m, tokens * inputs),
       .input = taken(m, tokens * inputs),
       .queries = taken(m, l->queries * inputs),
       .rows = taken(m, l->depth * inputs),
       .weight_q = taken(m, l->depth * inputs),
       .weight_k = taken(m, l->depth * inputs),
       .bias = taken(m, l->depth),
+      .whole = taken(m, outputs * blocks_of(inputs)),
       .absmax = taken(m, blocks + 1),
       .decode = taken(m, blocks + 1),
+      .integers = taken(m, qprobe_integer_scratch(1, 1, 0)),
       .product = taken(m, qprobe_products_scratch(most(inputs, l->depth))),
       .statistics = taken(m, 2 * qprobe_attention_scratch(l->keys)),
   };
@@ -109,49 +137,89 @@ EXPORT int64_t qprobe_attention_look_scratch(const look *l) {
   return m.used;
 }
 
+/* To the precision of a type. */
+static void round_to(int64_t type, float *x, int64_t n) {
+  for (int64_t i = 0; type == BF16 && i < n; i++) x[i] = widen(narrow(x[i]));
+}
+
+/* `n` elements from `at` on as floats, cut to the precision of `to`. */
+static void widened(const void *x, int64_t type, int64_t to, int64_t at, int64_t n, float *restrict out) {
+  if (type == BF16) {
+    const uint16_t *const from = (const uint16_t *)x + at;
+    for (int64_t i = 0; i < n; i++) out[i] = widen(from[i]);
+    return;
+  }
+  memcpy(out, (const float *)x + at, sizeof(float) * (size_t)n);
+  round_to(to, out, n);
+}
+
 /* Vectors of some tokens of the samples, all where `tokens` is null, one after the other. */
 static void gather(const look *l, vectors v, const int64_t *tokens, int64_t count, float *out) {
   for (int64_t s = 0; s < l->samples; s++)
     for (int64_t t = 0; t < count; t++, out += l->depth)
-      memcpy(out, v.first + l->sample[s] * v.sample + (tokens ? tokens[t] : t) * v.token,
-             sizeof(float) * (size_t)l->depth);
+      widened(v.first, v.type, v.type, l->sample[s] * v.sample + (tokens ? tokens[t] : t) * v.token, l->depth,
+              out);
 }
 
-static void absmax_of(const float *x, int64_t rows, int64_t depth, float *absmax) {
-  qprobe_block_absmax(x, F32, rows, depth, 1, BLOCK, absmax);
+/* Largest magnitudes of the blocks of dense rows, of what a layer of the type `to` makes of them: the
+ * largest of numbers that are rounded is the largest one, rounded. */
+static void absmax_of(const void *x, int64_t type, int64_t to, int64_t rows, int64_t depth, float *absmax) {
+  qprobe_block_absmax(x, (int)type, rows, depth, 1, BLOCK, absmax);
+  if (type == F32) round_to(to, absmax, rows * blocks_of(depth));
 }
 
-/* Dense rows as NVFP4 has them, whose blocks' scales begin at row `first` of those at hand. */
-static void apply(const room *r, const float *x, int64_t first, int64_t rows, int64_t depth, float *y) {
-  const int64_t at = first * blocks_of(depth);
-  qprobe_e2m1_apply(x, F32, y, F32, 0, r->absmax + at, r->decode + at, rows, depth, 1, BLOCK);
-}
-
-static void quantize(const room *r, const float *x, int64_t rows, int64_t depth, float *y) {
-  absmax_of(x, rows, depth, r->absmax);
-  qprobe_nvfp4_scales(r->absmax, rows * blocks_of(depth), r->absmax, r->decode);
-  apply(r, x, 0, rows, depth, y);
-}
-
-/* The largest magnitude of a whole weight, NaN above all. */
-static float top_of(const room *r, const layer *from) {
-  const int64_t all = from->outputs * blocks_of(from->inputs);
+/* The largest of `n` magnitudes, NaN above all. */
+static float top_of(const float *absmax, int64_t n) {
   uint32_t top = 0;
-  absmax_of(from->weight, from->outputs, from->inputs, r->absmax);
-  for (int64_t i = 0; i < all; i++) top = max_u32(top, to_bits(r->absmax[i]));
+  for (int64_t i = 0; i < n; i++) top = max_u32(top, to_bits(absmax[i]));
   return from_bits(top);
 }
 
-/* The rows of the head, whose scale is that of the whole weight: its largest comes along as a block. */
-static void quantize_head(const look *l, const room *r, const layer *from, float top, float *y) {
-  const int64_t blocks = l->depth * blocks_of(from->inputs);
-  for (int64_t i = 0; i < l->depth; i++)
-    memcpy(r->rows + i * from->inputs, from->weight + (from->row + i * from->step) * from->inputs,
-           sizeof(float) * (size_t)from->inputs);
-  absmax_of(r->rows, l->depth, from->inputs, r->absmax);
-  r->absmax[blocks] = top;
-  qprobe_nvfp4_scales(r->absmax, blocks + 1, r->absmax, r->decode);
-  apply(r, r->rows, 0, l->depth, from->inputs, y);
+/* Dense rows as a format has them: NVFP4 under the scales that begin at row `first` of those at hand. */
+static void apply(const room *r, how as, float top, const float *x, int64_t first, int64_t rows,
+                  int64_t depth, float *y) {
+  const int64_t at = first * blocks_of(depth);
+  const float largest = (float)as.largest;
+  if (as.sharing == ROWS) qprobe_integer_apply(x, y, rows, depth, 1, 0, largest, r->integers);
+  else if (as.sharing == WHOLE) qprobe_integer_under(x, y, rows * depth, top, largest);
+  else qprobe_e2m1_apply(x, F32, y, F32, 0, r->absmax + at, r->decode + at, rows, depth, 1, BLOCK);
+}
+
+/* Queries or keys. */
+static void quantize(const look *l, const room *r, double top, const float *x, int64_t rows, float *y) {
+  if (l->attending.sharing == BLOCKS) {
+    absmax_of(x, F32, F32, rows, l->depth, r->absmax);
+    qprobe_nvfp4_scales(r->absmax, rows * blocks_of(l->depth), r->absmax, r->decode);
+  }
+  apply(r, l->attending, (float)top, x, 0, rows, l->depth, y);
+}
+
+/* Largest magnitudes of the blocks of a whole weight, or of their tiles, unless a row is on its own. */
+static void look_over(const look *l, const room *r, const layer *from) {
+  const int64_t blocks = blocks_of(from->inputs);
+  if (l->weight.sharing == ROWS) return;
+  absmax_of(from->weight, from->weight_type, from->type, from->outputs, from->inputs, r->whole);
+  if (l->weight.sharing == TILES) qprobe_group_max(r->whole, 1, from->outputs, blocks, BLOCK);
+}
+
+/* The rows of the head; the scales of their blocks are that of the whole weight's largest too. */
+static void take_rows(const look *l, const room *r, const layer *from, int quantized, float *y) {
+  const int64_t size = from->inputs, blocks = blocks_of(size);
+  float *const rows = quantized ? r->rows : y;
+  for (int64_t i = 0; i < l->depth; i++) {
+    const int64_t row = from->row + i * from->step;
+    widened(from->weight, from->weight_type, from->type, row * size, size, rows + i * size);
+    if (l->weight.sharing <= TILES)
+      memcpy(r->absmax + i * blocks, r->whole + row * blocks, sizeof(float) * (size_t)blocks);
+  }
+  if (!quantized) return;
+  float top = 0.0f;
+  if (l->weight.sharing != ROWS) top = top_of(r->whole, from->outputs * blocks);
+  if (l->weight.sharing <= TILES) {
+    r->absmax[l->depth * blocks] = top;
+    qprobe_nvfp4_scales(r->absmax, l->depth * blocks + 1, r->absmax, r->decode);
+  }
+  apply(r, l->weight, top, rows, 0, l->depth, size, y);
 }
 
 static void multiply(const room *r, products p) {
@@ -159,34 +227,92 @@ static void multiply(const room *r, products p) {
   qprobe_products(&p);
 }
 
-/* Queries or keys of some rows of a sample's quantized input. */
+/* Queries or keys of some rows of a sample's input, in the precision that the layer gives them. */
 static void project_rows(const look *l, const room *r, const layer *from, const float *x, int64_t rows,
                          float *out) {
   const float *const weight = from == &l->of_q ? r->weight_q : r->weight_k;
-  for (int64_t i = 0; from->bias && i < l->depth; i++) r->bias[i] = from->bias[from->row + i * from->step];
-  multiply(r, (products){.a = x, .b = weight, .bias = from->bias ? r->bias : 0, .out = out, .batch = 1,
-                         .rows = rows, .columns = l->depth, .depth = from->inputs, .scale = 1.0});
+  multiply(r, (products){.a = x, .b = weight, .out = out, .batch = 1, .rows = rows, .columns = l->depth,
+                         .depth = from->inputs, .scale = 1.0});
+  for (int64_t i = 0; from->bias && i < l->depth; i++)
+    widened(from->bias, from->bias_type, from->type, from->row + i * from->step, 1, r->bias + i);
+  for (int64_t i = 0; i < rows; i++, out += l->depth) {
+    round_to(from->type, out, l->depth);
+    if (!from->bias) continue;
+    for (int64_t c = 0; c < l->depth; c++) out[c] += r->bias[c];
+    round_to(from->type, out, l->depth);
+  }
 }
 
-/* Queries, keys or both, as a layer makes them of its quantized input. */
-static void project(const look *l, const room *r, const layer *from, int queries, int keys) {
-  const int64_t n = from->tokens, size = from->inputs, each = blocks_of(size);
+/* Scales that all samples of an input share; gives the largest magnitude where it alone is one. */
+static float scales_of(const look *l, const room *r, const layer *from) {
+  const int64_t each = from->tokens * blocks_of(from->inputs), bytes = from->x_type == BF16 ? 2 : 4;
+  if (l->input.sharing == ROWS) return 0.0f;
   for (int64_t s = 0; s < l->samples; s++)
-    absmax_of(from->x + l->sample[s] * from->sample, n, size, r->absmax + s * n * each);
-  qprobe_nvfp4_scales(r->absmax, l->samples * n * each, r->absmax, r->decode);
-  for (int64_t s = 0; s < l->samples; s++) {
-    apply(r, from->x + l->sample[s] * from->sample, s * n, n, size, r->input);
-    if (keys) project_rows(l, r, &l->of_k, r->input, n, r->quantized_k + s * n * l->depth);
-    if (!queries) continue;
-    for (int64_t i = 0; i < l->queries; i++)
-      memcpy(r->queries + i * size, r->input + l->query[i] * size, sizeof(float) * (size_t)size);
-    project_rows(l, r, &l->of_q, r->queries, l->queries, r->quantized_q + s * l->queries * l->depth);
-  }
+    absmax_of((const char *)from->x + l->sample[s] * from->sample * bytes, from->x_type, from->type,
+              from->tokens, from->inputs, r->absmax + s * each);
+  if (l->input.sharing == WHOLE) return top_of(r->absmax, l->samples * each);
+  qprobe_nvfp4_scales(r->absmax, l->samples * each, r->absmax, r->decode);
+  return 0.0f;
+}
+
+/* The input of a sample as the layer takes it: where it lies, or a copy. */
+static const float *input_of(const look *l, const room *r, const layer *from, int64_t s) {
+  const int64_t at = l->sample[s] * from->sample;
+  if (from->x_type == F32 && from->type == F32) return (const float *)from->x + at;
+  widened(from->x, from->x_type, from->type, at, from->tokens * from->inputs, r->wide);
+  return r->wide;
 }
 
 static void logits(const look *l, const room *r, const float *q, const float *k, float *out) {
   multiply(r, (products){.a = q, .b = k, .out = out, .batch = l->samples, .rows = l->queries,
                          .columns = l->keys, .depth = l->depth, .scale = l->scale});
+}
+
+/* Logits of a sample's queries with an input whose keys are not made: q·(x·wᵀ)ᵀ = (q·w)·xᵀ has half the
+ * products where queries are few. A key's bias adds the same to all logits of a query, whose mean is
+ * taken off them. */
+static void unmade(const look *l, const room *r, const float *x, int64_t s, float *out) {
+  const int64_t size = l->of_k.inputs;
+  multiply(r, (products){.a = r->made_q + s * l->queries * l->depth, .b = r->weight_k, .across = 1,
+                         .out = r->queries, .batch = 1, .rows = l->queries, .columns = size,
+                         .depth = l->depth, .scale = l->scale});
+  multiply(r, (products){.a = r->queries, .b = x, .out = out + s * l->queries * l->keys, .batch = 1,
+                         .rows = l->queries, .columns = l->keys, .depth = size, .scale = 1.0});
+}
+
+/* Queries, keys or both, as a layer makes them of its input, quantized or not; and the logits of keys that
+ * are not rounded when they are made. */
+static void project(const look *l, const room *r, const layer *from, int quantized, int queries, float *out) {
+  const int64_t n = from->tokens, size = from->inputs;
+  const float top = quantized ? scales_of(l, r, from) : 0.0f;
+  for (int64_t s = 0; s < l->samples; s++) {
+    const float *x = input_of(l, r, from, s);
+    if (quantized) {
+      apply(r, l->input, top, x, s * n, n, size, r->input);
+      x = r->input;
+    }
+    for (int64_t i = 0; queries && i < l->queries; i++)
+      memcpy(r->queries + i * size, x + l->query[i] * size, sizeof(float) * (size_t)size);
+    if (queries)
+      project_rows(l, r, &l->of_q, r->queries, l->queries, r->made_q + s * l->queries * l->depth);
+    if (!out) continue;
+    if (from->type == F32) unmade(l, r, x, s, out);
+    else project_rows(l, r, &l->of_k, x, n, r->made_k + s * n * l->depth);
+  }
+}
+
+/* Logits of queries and keys that the layers make anew. */
+static void project_logits(const look *l, const room *r, int quantized, float *out) {
+  const layer *const q = &l->of_q, *const k = &l->of_k;
+  const int shared = q->weight == k->weight && q->outputs == k->outputs && q->type == k->type;
+  const int together = q->x == k->x && q->sample == k->sample && q->type == k->type;
+  if (quantized) look_over(l, r, q);
+  take_rows(l, r, q, quantized, r->weight_q);
+  if (quantized && !shared) look_over(l, r, k);
+  take_rows(l, r, k, quantized, r->weight_k);
+  if (!together) project(l, r, q, quantized, 1, 0);
+  project(l, r, k, quantized, together, out);
+  if (k->type != F32) logits(l, r, r->made_q, r->made_k, out);
 }
 
 static attention rows_of(const look *l, const room *r, int which) {
@@ -202,21 +328,21 @@ EXPORT int qprobe_attention_look(const look *l) {
   const room r = rooms(l, &m);
   gather(l, l->q, l->query, l->queries, r.q);
   gather(l, l->k, 0, l->keys, r.k);
-  quantize(&r, r.q, l->samples * l->queries, l->depth, r.quantized_q);
-  quantize(&r, r.k, l->samples * l->keys, l->depth, r.quantized_k);
+  quantize(l, &r, l->q.top, r.q, l->samples * l->queries, r.made_q);
+  quantize(l, &r, l->k.top, r.k, l->samples * l->keys, r.made_k);
   logits(l, &r, r.q, r.k, r.before);
-  logits(l, &r, r.quantized_q, r.quantized_k, r.after);
+  logits(l, &r, r.made_q, r.made_k, r.after);
   attention errors = rows_of(l, &r, 0), moved = rows_of(l, &r, 1), projected = rows_of(l, &r, 2);
   moved.bias = l->bias;
   if (!qprobe_logit_error(&errors) || !qprobe_softmax_change(&moved)) return 0;
-  if (!l->projected) return 1;
-  const float top = top_of(&r, &l->of_q);
-  const int shared = l->of_q.weight == l->of_k.weight && l->of_q.outputs == l->of_k.outputs;
-  quantize_head(l, &r, &l->of_q, top, r.weight_q);
-  quantize_head(l, &r, &l->of_k, shared ? top : top_of(&r, &l->of_k), r.weight_k);
-  const int together = l->of_q.x == l->of_k.x && l->of_q.sample == l->of_k.sample;
-  project(l, &r, &l->of_k, together, 1);
-  if (!together) project(l, &r, &l->of_q, 1, 0);
-  logits(l, &r, r.quantized_q, r.quantized_k, r.after);
+  if (l->projected == NEITHER) return 1;
+  if (l->projected == PLAIN) { /* the logits that there are come after those without the recipe */
+    projected.before = r.after;
+    projected.after = r.before;
+    project_logits(l, &r, 0, r.after);
+    return qprobe_logit_error(&projected);
+  }
+  if (l->projected == BOTH) project_logits(l, &r, 0, r.before);
+  project_logits(l, &r, 1, r.after);
   return qprobe_logit_error(&projected);
 }

@@ -36,6 +36,13 @@ INLINE uint32_t magnitude(float x) { return to_bits(x) & 0x7FFFFFFFu; }
 
 INLINE float widen(uint16_t x) { return from_bits((uint32_t)x << 16); }
 
+/* float32 to bfloat16, nearest even. A NaN that came from bfloat16 has zeros where the carry would
+ * start, so it stays one. */
+INLINE uint16_t narrow(float x) {
+  const uint32_t u = to_bits(x);
+  return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
+}
+
 /* Adding and taking away 1.5·2^23 steps leaves a multiple of the step, ties to even. A step of E2M1
  * is half the power of two below |y|, and 0.5 below 2. `a` holds the bits of |y|. */
 INLINE float e2m1_nearest(uint32_t a) {

@@ -56,3 +56,11 @@ EXPORT void qprobe_integer_apply(const float *x, float *y, int64_t outer, int64_
   else
     CALL(integer_planes, x, y, outer, length, inner, largest, g);
 }
+
+/* y = quantized and dequantized x of `n` numbers that share a scale with others, up to `top` in magnitude. */
+INTERNAL void qprobe_integer_under(const float *x, float *y, int64_t n, float top, float largest) {
+  int32_t bits = bits_of(top);
+  float scale, lift, inverse;
+  const groups g = {&bits, &scale, &lift, &inverse};
+  CALL(integer_under, x, y, n, largest, g);
+}

@@ -91,3 +91,9 @@ TARGET static void NAME(integer_planes)(const float *x, float *y, int64_t outer,
   for (int64_t r = 0; r < outer * length; r++)
     NAME(integer_run)(x + r * inner, y + r * inner, inner, &g, r % length, largest);
 }
+
+/* All under one scale, of the largest magnitude that is given. */
+TARGET static void NAME(integer_under)(const float *x, float *y, int64_t n, float largest, groups g) {
+  NAME(integer_scales)(&g, 1, largest);
+  NAME(integer_run)(x, y, n, &g, 0, largest);
+}

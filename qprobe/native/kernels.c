@@ -10,13 +10,6 @@
 /* |y| with the sign of x: a negative number that rounds to zero keeps its sign (E2M1 code 8). */
 INLINE float signed_as(float y, float x) { return from_bits(to_bits(y) | (to_bits(x) & 0x80000000u)); }
 
-/* float32 to bfloat16, nearest even. A NaN that came from bfloat16 has zeros where the carry would
- * start, so it stays one. */
-INLINE uint16_t narrow(float x) {
-  const uint32_t u = to_bits(x);
-  return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
-}
-
 /* |y| moved up by r/256 of a step, then cut to the grid. r's eight bits below a power of two's own
  * are r/256 of its step more than it. From 1 on, a number cut to one mantissa bit is on the grid;
  * below, 0.5 and 0 are. */

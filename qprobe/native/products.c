@@ -1,4 +1,4 @@
-/* Products of rows with rows, out[i][j] = scale · Σ_c a[i][c] · b[j][c] + bias[j], float32.
+/* Products of rows with rows or columns, out[i][j] = scale · Σ_c a[i][c] · b[j][c], float32.
  *
  * For the small products of a sample of attention, made once among other work: a general library
  * then spends most of its time on fetching its own code. Sums run over c in order, in float32. The

@@ -7,7 +7,7 @@
 
 typedef struct {
   const float *a, *b; /* [batch, rows, depth] and [batch, columns, depth] */
-  const float *bias;  /* [columns], or null */
+  int64_t across;     /* whether b is [batch, depth, columns] instead */
   float *out;         /* [batch, rows, columns] */
   int64_t batch, rows, columns, depth;
   double scale;   /* a float32 number */

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qprobe.probes.attended_native import Seen, readable, see, usable
+from qprobe.native import Projecting
+from qprobe.probes.attended_native import Made, Plan, Seen, plan_of, see, usable
 from qprobe.probes.base import SiteView
 from qprobe.quant import catalogue
 from qprobe.quant.formats import IntFormat
-from qprobe.quant.products import LinearKernel, Products, Setup, first_setup
+from qprobe.quant.products import LinearKernel, Products, Setup, first_setup, without_autocast
 from qprobe.quant.products import Role as Place
 from qprobe.quant.quantize import Operand
 from qprobe.quant.recipe import Gemm, QuantRecipe
@@ -58,6 +59,7 @@ def operands_known(site: Site) -> bool:
     return not inside or call.startswith(("sdpa.", "matmul."))
 
 
+@lru_cache(256)  # asked by each probe of each attention at each look
 def compares(setup: Setup | None) -> bool:
     """Whether logits under a recipe are others than in high precision."""
     if setup is None:
@@ -87,8 +89,16 @@ def products_of(recipe: QuantRecipe) -> Gemm:
     return Gemm(a=how, b=how)
 
 
-_Pair = tuple[Tensor, Tensor]
-_Made = TypeVar("_Made")
+#: Input, weight and bias of a call.
+_Taken = tuple[Tensor, Tensor, Tensor | None]
+
+
+@lru_cache(256)
+def _plan_of(setup: Setup) -> Plan | None:
+    return plan_of(products_of(setup.recipe), setup)
+
+
+_Computed = TypeVar("_Computed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,8 +112,8 @@ class Look:
     #: Whether the model itself runs under the recipe.
     running: bool
     made: dict[str, Any] = field(default_factory=dict)
-    #: Of each call: input and weight, and the same as the recipe takes them.
-    operands: dict[int, tuple[_Pair, _Pair | None]] = field(default_factory=dict)
+    #: Of each call, and whether as the recipe takes them: what it multiplies.
+    operands: dict[tuple[int, bool], _Taken] = field(default_factory=dict)
 
     @classmethod
     def at(cls, view: SiteView, wanted: Setup | None, sampling: Sampling) -> Self | None:
@@ -146,15 +156,16 @@ class Look:
         return self._once("unprojected", lambda: self._seen(projected=False))
 
     def _seen(self, *, projected: bool) -> Seen | None:
-        products = products_of(self.setup.recipe)
-        if self.running or not usable(self.attended, self.places, self.setup, products):
+        plan = _plan_of(self.setup)
+        if plan is None or not usable(self.attended, self.places):
             return None
         layers = self._layers() if projected else None
-        if layers is None:
-            return see(self.attended, self.places, None)
+        anew = Projecting.NEITHER if layers is None else self._anew(layers[0][0], layers[1][0])
+        if layers is None or not anew:
+            return see(self.attended, self.places, plan, None)
         (of_q, (of_head_q,)), (of_k, (of_head_k,)) = layers
-        made = (of_q, of_head_q), (of_k, of_head_k)
-        return see(self.attended, self.places, made) if all(map(readable, made)) else None
+        made = Made(q=of_q, k=of_k, rows_q=of_head_q, rows_k=of_head_k, anew=anew)
+        return see(self.attended, self.places, plan, made) if made.readable else None
 
     def reference(self) -> Tensor:
         """``q·kᵀ·scale`` of the queries and keys that the attention got."""
@@ -168,11 +179,11 @@ class Look:
         q = self._take(self.sample.q, self.attended.q, "q")
         return self.sample.products(q, self._take(self.sample.k, self.attended.k, "k"))
 
-    def _once(self, name: str, compute: Callable[[], _Made]) -> _Made:
+    def _once(self, name: str, compute: Callable[[], _Computed]) -> _Computed:
         """Computed for the first probe that asks."""
         if name not in self.made:
             self.made[name] = compute()
-        found: _Made = self.made[name]
+        found: _Computed = self.made[name]
         return found
 
     def probabilities(self, p: Tensor) -> Tensor:
@@ -188,15 +199,27 @@ class Look:
         if layers is None:
             return None
         calls = (layers[0][0], layers[1][0])
-        if self.running and not all(call.setup for call in calls):
+        anew = self._anew(*calls)
+        if not anew:
             return None
         heads = [rows for _, rows in layers]
+        before, after = (
+            self._projected(calls, heads, quantized=one is Projecting.QUANTIZED)
+            if one in anew
+            else self.reference()
+            for one in (Projecting.PLAIN, Projecting.QUANTIZED)
+        )
+        return before, after
+
+    def _anew(self, of_q: Projection, of_k: Projection) -> Projecting:
+        """What is projected anew, beside the queries and keys that there are.
+
+        These are the layers' own: in high precision, or under the recipe where it is in force.
+        """
+        quantized = [call.setup is not None for call in (of_q, of_k)]
         if self.running:
-            return self._projected(calls, heads, quantized=False), self.reference()
-        after = self._projected(calls, heads, quantized=True)
-        if self._in_high_precision(calls):
-            return self.reference(), after
-        return self._projected(calls, heads, quantized=False), after
+            return Projecting.PLAIN if all(quantized) else Projecting.NEITHER
+        return Projecting.QUANTIZED | (Projecting.PLAIN if any(quantized) else Projecting.NEITHER)
 
     def _layers(self) -> tuple[tuple[Projection, list[Rows]], ...] | None:
         """The calls that made queries and keys, and of each the rows that make the heads."""
@@ -211,32 +234,26 @@ class Look:
         heads = [[one for one in rows if one] for rows in (rows_q, rows_k)]
         return tuple(zip(calls, heads, strict=True))
 
-    def _in_high_precision(self, calls: tuple[Projection, Projection]) -> bool:
-        """Whether the queries and keys themselves are what the layers make in float32."""
-        tensors = (self.attended.q, *(t for call in calls for t in (call.input, call.weight)))
-        return all(t.dtype == torch.float32 for t in tensors) and not any(c.setup for c in calls)
-
     def _projected(
         self, calls: tuple[Projection, Projection], rows: list[list[Rows]], *, quantized: bool
     ) -> Tensor:
         """The logits of some heads, projected anew; ``quantized`` as the recipe takes operands."""
         parts = []
         for call, heads, tokens in zip(calls, rows, (self.sample.queries, None), strict=True):
-            plain, taken = self._operands(call)
-            x, w = taken if quantized and taken is not None else plain
-            bias = None if call.bias is None else call.bias.float()
-            parts.append(_heads_of(_of(x, tokens), w, bias, heads))
+            x, w, bias = self._operands(call, quantized=quantized)
+            made = _heads_of(_of(x, tokens), w, bias, heads, call.dtype)
+            parts.append(made.to(self.sample.q.dtype))
         return self.sample.products(*parts)
 
-    def _operands(self, call: Projection) -> tuple[_Pair, _Pair | None]:
-        """Input and weight, and what the recipe makes of them: once where q and k have one call."""
-        key, memo = id(call), self.operands
+    def _operands(self, call: Projection, *, quantized: bool) -> _Taken:
+        """What a call multiplies and adds: once where q and k have one call."""
+        key, memo = (id(call), quantized), self.operands
         if key not in memo:
-            x, w = call.input.index_select(0, self.sample.samples).float(), call.weight.float()
-            quantized = None
-            if not self.running:
-                quantized = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
-            memo[key] = (x, w), quantized
+            x, w, bias = call.taken(self.sample.samples)
+            if quantized:
+                x, w = Products(x=x, w=w, kernel=LinearKernel(w), setup=self.setup).operands()
+            wide = torch.promote_types(x.dtype, torch.float32)
+            memo[key] = x.to(wide), w.to(wide), bias
         return memo[key]
 
     def _take(self, x: Tensor, whole: Tensor, operand: str) -> Tensor:
@@ -271,8 +288,15 @@ def _largest(whole: Tensor, rows: Tensor) -> Tensor:
     return row
 
 
-def _heads_of(x: Tensor, w: Tensor, bias: Tensor | None, rows: list[Rows]) -> Tensor:
-    """``x·wᵀ + bias`` of the rows of each head, ``[samples, heads, tokens, head_dim]``."""
-    return torch.stack(
-        [F.linear(x, one.of(w), None if bias is None else one.of(bias)) for one in rows], 1
-    )
+def _heads_of(
+    x: Tensor, w: Tensor, bias: Tensor | None, rows: list[Rows], dtype: torch.dtype
+) -> Tensor:
+    """``x·wᵀ + bias`` of the rows of each head, ``[samples, heads, tokens, head_dim]``.
+
+    Rounded to ``dtype`` as a layer's product is, and once more with the bias.
+    """
+    with without_autocast(x.device):
+        parts = [F.linear(x, one.of(w)).to(dtype) for one in rows]
+        if bias is not None:
+            parts = [part + one.of(bias) for part, one in zip(parts, rows, strict=True)]
+    return torch.stack(parts, 1)

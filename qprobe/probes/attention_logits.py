@@ -95,7 +95,7 @@ class AttentionLogits:
         placed = places.heads, places.of_heads
         one = torch.ones((), dtype=torch.int64, device=look.attended.q.device)
         return LogitsUnderRecipe(
-            looks=Looks(n=one, projected=one * (proj is not None)),
+            looks=Looks(n=one, projected=torch.zeros_like(one) if proj is None else one),
             qk=qk.at(*placed),
             proj=None if proj is None else proj.at(*placed),
         )

@@ -5,6 +5,7 @@ are never sampled, since a softmax needs them all.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -260,11 +261,14 @@ def of_multihead(
     separate = (module.q_proj_weight, module.k_proj_weight)
     weights = separate if packed is None else packed.chunk(3)[:2]
     biases = (None, None) if bias is None else bias.chunk(3)[:2]
-    calls = (
-        Projection(input=query[b], weight=weights[0], bias=biases[0]),
-        Projection(input=key[b], weight=weights[1], bias=biases[1]),
+    q, k = (
+        F.linear(x[b], weight, bias)
+        for x, weight, bias in zip((query, key), weights, biases, strict=False)
     )
-    q, k = (F.linear(call.input, call.weight, call.bias) for call in calls)
+    calls = (
+        Projection(input=query[b], weight=weights[0], bias=biases[0], dtype=q.dtype),
+        Projection(input=key[b], weight=weights[1], bias=biases[1], dtype=k.dtype),
+    )
     mask = _mask(module, given, b, (len(query), query.shape[1], key.shape[1]))
     if module.bias_k is not None:
         k, mask = torch.cat((k, module.bias_k.expand(len(k), -1, -1)), 1), _more_keys(mask)
@@ -322,6 +326,7 @@ def _pick(total: int, wanted: int | None, turn: int, device: torch.device) -> Te
     return torch.arange(first, first + count * step, step or 1, device=device) % total
 
 
+@lru_cache(256)  # all attentions of a step have the same turn
 def _numbers(total: int, wanted: int | None, turn: int) -> tuple[int, ...]:
     """The same on the host."""
     count, step = _spread(total, wanted)

@@ -89,7 +89,7 @@ class Capture:
         self.sampling = sampling or Sampling()
         #: Number of the outermost call that the tensor being handed over belongs to.
         self.passing = 0
-        #: Whether that call records gradients.
+        #: Whether that call, or one of a part by itself (generate() has some), records gradients.
         self.recording = True
         #: What logits and probabilities that are being handed over are made of, sampled alike;
         #: None where the model has made them itself.
@@ -317,6 +317,7 @@ class Capture:
         again = in_backward()
         if not (again or self._passes.here):
             return
+        self.recording = self.recording if again or self._passes.begun else torch.is_grad_enabled()
         made = first_tensor(output)
         index = self._number(watch, made, again=again)
         if not again:

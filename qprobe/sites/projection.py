@@ -38,7 +38,20 @@ class Projection:
     offset: int = 0
     #: How often the output had been written to when it was returned.
     version: int = 0
+    #: The dtype of what the call returned, to which autocast has it cast what it takes.
+    dtype: torch.dtype = torch.float32
     setup: Setup | None = None
+
+    def taken(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input of some samples, weight and bias, as the call took them.
+
+        >>> x, w = torch.ones(2, 5, 8), torch.ones(24, 8)
+        >>> call = Projection(input=x, weight=w, bias=None, dtype=torch.bfloat16)
+        >>> [None if one is None else one.dtype for one in call.taken(torch.tensor([1]))]
+        [torch.bfloat16, torch.bfloat16, None]
+        """
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        return self.input.index_select(0, samples).to(self.dtype), self.weight.to(self.dtype), bias
 
     def rows(self, part: Tensor, head: int) -> Rows | None:
         """The rows that made one head of ``part``, ``[batch, heads, tokens, head_dim]``.
@@ -96,6 +109,7 @@ class Projections:
             module=module,
             offset=int(y.storage_offset()),
             version=y._version,  # noqa: SLF001
+            dtype=y.dtype,
             setup=first_setup((module,)),
         )
 

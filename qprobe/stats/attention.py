@@ -290,9 +290,13 @@ def changed(
         entropy_change=sums[0],
         total_variation=sums[1],
     )
+    few = entries <= torch.iinfo(torch.int16).max  # the largest need not be looked for
+    before, after = (
+        levels.to(torch.int16).unbind() if few else (narrow(one, entries) for one in levels)
+    )
     return moved, Levels(
-        reference=narrow(levels[0], entries),
-        quantized=narrow(levels[1], entries),
+        reference=before,
+        quantized=after,
         in_range=in_range,
         below=below,
         invalid=torch.zeros_like(rows),

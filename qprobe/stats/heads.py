@@ -87,9 +87,10 @@ class PerHead(Additive):
             raise InputError(
                 f"sampled heads are different numbers from 0 to {total - 1}, got {list(heads)}."
             )
-        if len(heads) != len(self.seen()):
+        held = next(iter(self.tensors().values())).shape[-1]
+        if len(heads) != held:
             raise InputError(
-                f"the state holds {len(self.seen())} heads and {len(heads)} are named; "
+                f"the state holds {held} heads and {len(heads)} are named; "
                 "name each head that was sampled."
             )
         ascending = tuple(sorted(heads))

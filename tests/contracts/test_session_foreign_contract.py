@@ -1,5 +1,7 @@
 """What a session promises, on models of other libraries."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from plain_probes import Alone, Windowed, under_a_recipe
@@ -7,6 +9,7 @@ from sites import foreign
 from sites.zoo import hooks_of, loss_of
 
 import qprobe
+from qprobe.errors import InputError
 from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.base import PROBES
 from qprobe.probes.softmax_levels import SoftmaxLevels
@@ -20,6 +23,7 @@ pytestmark = [
 MAKERS = (
     *(foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin),
     *(foreign.unet, foreign.swin_unetr, foreign.rt_detr),
+    *(foreign.t5, foreign.whisper, foreign.qwen3, foreign.bert, foreign.encoder_decoder),
 )
 BY_NAME = {probe.name: under_a_recipe(probe) for probe in (Alone(), Windowed(), *PROBES)}
 
@@ -61,7 +65,11 @@ def test_a_foreign_model_keeps_its_bits(make, attention, name):
 
 
 @pytest.mark.parametrize(
-    "make", [foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin]
+    "make",
+    [
+        *(foreign.llama, foreign.gpt2, foreign.vit, foreign.segformer, foreign.swin),
+        *(foreign.t5, foreign.whisper, foreign.qwen3, foreign.bert),
+    ],
 )
 def test_attention_that_a_library_writes_out_has_the_errors_of_the_fused_one(make):
     everything = Sampling(samples=None, heads=None, queries=None)
@@ -85,3 +93,35 @@ def test_attention_that_a_library_writes_out_has_the_errors_of_the_fused_one(mak
 def train_once(model, batch):
     values = [value for value in tensors_in(model(**batch)) if value.requires_grad]
     sum(loss_of(value) for value in values).backward()
+
+
+@pytest.mark.parametrize("make", [foreign.bert, foreign.llama])
+def test_attached_before_compiling_adds_no_graph_break_and_after_it_is_refused(make):
+    found = []
+    for watching in (False, True):
+        torch._dynamo.reset()
+        model, batch = foreign.made(make, "sdpa")
+        # PyTorch itself breaks graphs at a hook of the gradient of what is kept in a cache.
+        model.config.use_cache = False
+        with qprobe.attach(model.train(), probes=["moments"]) if watching else nullcontext():
+            explained = torch._dynamo.explain(model)(**batch)
+        found.append((explained.graph_count, explained.graph_break_count))
+    assert found == [(1, 0), (1, 0)]
+    torch._dynamo.reset()
+    torch.compile(model, backend="eager")(**batch)
+    with pytest.raises(InputError, match=r"was compiled by an earlier call"):
+        qprobe.attach(model, probes=["moments"])
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("make", [foreign.llama, foreign.t5, foreign.whisper])
+def test_what_a_model_generates_is_left_alone_and_counts_as_nothing(make):
+    model, batch = foreign.made(make, "sdpa")
+    given = {name: value for name, value in batch.items() if name != "labels"}
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    plain = model.eval().generate(**given, **options)
+    with qprobe.attach(model, example=batch, every=1) as session:
+        assert torch.equal(model.generate(**given, **options), plain)
+        session.step()
+    seen = {record.role for record in session.records() if record.probe != "session"}
+    assert seen <= {"weight", "grad_weight"}

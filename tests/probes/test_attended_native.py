@@ -1,6 +1,7 @@
 """The kernel's one look against the same steps taken one by one, in every instruction set."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from qprobe.probes import attended
 from qprobe.probes.attention_logits import AttentionLogits
 from qprobe.probes.base import SiteView
 from qprobe.probes.softmax_levels import SoftmaxLevels
+from qprobe.quant import convert
 from qprobe.records.schema import Role
 from qprobe.sites import Sampling, Site
 from qprobe.sites.attention import Attended
@@ -24,17 +26,23 @@ SITES = {
 SIZES = {"even": (64, 2), "partial blocks": (72, 3), "one block": (32, 2), "short": (20, 2)}
 
 
-def made(size, *, fused=True, bias=True, batch=5, tokens=37):
-    """An attention whose queries and keys come from linear layers."""
+RECIPES = ["nvfp4", "nvfp4-2d-rht-sr", "int4-adaptive", "int4-tensor", "int8-channel-token"]
+
+
+def made(size, *, fused=True, bias=True, batch=5, tokens=37, dtype=None, recipe=None):
+    """An attention whose queries and keys come from linear layers, under autocast or a recipe."""
     torch.manual_seed(4)
     embed, heads = SIZES[size]
     x = torch.randn(batch, tokens, embed) * torch.linspace(0.5, 3, tokens)[:, None]
     widths = [3 * embed] if fused else [embed, embed]
     seen, outs = Projections(), []
     for width in widths:
-        layer = nn.Linear(embed, width, bias=bias)
-        outs.append(layer(x))
-        seen.note(layer, x, outs[-1])
+        layer = nn.Sequential(nn.Linear(embed, width, bias=bias))
+        if recipe is not None:
+            convert(layer, recipe, layers="all")
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            outs.append(layer(x))
+        seen.note(layer[0], x, outs[-1])
     if fused:
         q, k, _ = outs[0].unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     else:
@@ -119,19 +127,50 @@ def test_what_is_not_finite_is_left_to_the_single_steps(monkeypatch):
     assert ours[0].keys() == theirs[0].keys()
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_and_dtypes_are_those_of_the_single_steps(recipe, dtype, monkeypatch):
+    for size, fused in (("partial blocks", True), ("short", False)):
+        given = made(size, fused=fused, dtype=dtype)
+        ours, theirs = both(given, monkeypatch, draw=1, recipe=recipe)
+        assert ours[0]["proj_available"] == 1.0
+        agree(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize(("force", "asked"), [("nvfp4", None), ("int8-tensor", "nvfp4")])
+def test_a_recipe_in_force_is_seen_as_by_the_single_steps(force, asked, dtype, monkeypatch):
+    given = made("even", dtype=dtype, recipe=force)
+    ours, theirs = both(given, monkeypatch, draw=2, recipe=asked)
+    assert ours[0]["proj_available"] == 1.0
+    agree(ours, theirs)
+
+
+def test_inputs_and_weights_in_bfloat16_are_read_as_they_are(monkeypatch):
+    given = made("even", dtype=torch.bfloat16)
+    calls = [
+        replace(call, input=call.input.bfloat16(), weight=call.weight.bfloat16())
+        for call in given["projections"]
+    ]
+    cast = given | {"projections": (calls[0], calls[0])}
+    (ours, theirs), (mixed, _) = (both(one, monkeypatch) for one in (cast, given))
+    agree(ours, theirs)
+    assert ours == mixed  # an autocast layer has cast both
+
+
 @pytest.mark.parametrize(
     ("recipe", "change"),
     [
-        ("nvfp4-2d-rht", {}),
-        ("int4-tensor", {}),
+        ("nvfp4-fwd-rht", {}),
         ("nvfp4", {"dtype": torch.float64}),
+        ("nvfp4", {"dtype": torch.float16}),
         ("nvfp4", {"heads": None}),
     ],
 )
 def test_everything_else_is_taken_step_by_step(recipe, change, monkeypatch):
     given = made("even")
     if "dtype" in change:
-        given = {"q": given["q"].double(), "k": given["k"].double()}
+        given = {name: given[name].to(change["dtype"]) for name in ("q", "k")}
     monkeypatch.setattr(attended, "see", lambda *_: pytest.fail("the kernel does not do this"))
     sampling = Sampling(heads=None) if "heads" in change else None
     assert states(given, recipe=recipe, sampling=sampling)[0]["n"] > 0

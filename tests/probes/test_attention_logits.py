@@ -198,6 +198,25 @@ def test_projections_in_force_and_the_same_asked_for(fused, name):
         assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["nvfp4", "int8-channel-token"])
+def test_under_autocast_projections_are_those_of_converted_layers(name):
+    """Which cast to bfloat16 first, and give bfloat16: with eight bits that is half the error."""
+    plain, x, heads = block()
+    quantized, _, _ = block()
+    convert(quantized, name, layers="all")
+    with torch.autocast("cpu", torch.bfloat16):
+        q, k, projections = projected(plain, x, heads)
+        after = [part.detach().double() for part in projected(quantized, x, heads)[:2]]
+        attended = Attended(q=q.detach(), k=k.detach(), projections=projections.of(q, k))
+        found = observed(attended, name)
+    logits = [
+        (one @ other.mT).numpy() * q.shape[-1] ** -0.5
+        for one, other in ((q.detach().double(), k.detach().double()), after)
+    ]
+    snr = by_hand(*logits, np.ones_like(logits[0], bool))[0]
+    assert found["snr_proj_db"] == pytest.approx(snr, rel=1e-4)
+
+
 def test_a_sample_of_projections_takes_the_same_tokens_of_the_same_samples():
     plain, x, heads = block()
     q, k, projections = projected(plain, x, heads)

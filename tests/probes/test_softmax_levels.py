@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from qprobe.probes import attended
 from qprobe.probes.base import PROBES, Probe, SiteView
 from qprobe.probes.softmax_levels import SoftmaxLevels
 from qprobe.quant import (
@@ -113,7 +114,8 @@ def test_quantized_probabilities_are_seen_where_the_recipe_has_them():
     assert within["total_variation"] == pytest.approx(wanted, rel=1e-3)
 
 
-def test_turns_merge_and_heads_keep_their_numbers():
+def test_turns_merge_and_heads_keep_their_numbers(monkeypatch):
+    monkeypatch.setattr(attended, "usable", lambda *_: False)  # one head alone would be summed anew
     probe = SoftmaxLevels("int4-channel-token", Sampling(samples=None, heads=1, queries=None))
     states = [probe.observe(seen(attention(), draw=draw)) for draw in range(2)]
     assert "head1.total_variation" not in numbers(states[0])

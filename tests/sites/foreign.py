@@ -4,13 +4,23 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 HF = "transformers is not installed: it is no dependency of qprobe"
 MONAI = "MONAI is not installed: pip install 'qprobe[medical]'"
 
 
+def transformers():
+    return pytest.importorskip("transformers", reason=HF)
+
+
 def tokens():
-    return {"input_ids": torch.randint(0, 64, (2, 7))}
+    return {"input_ids": torch.randint(3, 64, (2, 7))}
+
+
+def labelled():
+    """Tokens, and what is to be made of them, which has another length."""
+    return {**tokens(), "labels": torch.randint(3, 64, (2, 5))}
 
 
 def images(side, channels=3):
@@ -18,7 +28,7 @@ def images(side, channels=3):
 
 
 def llama(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
+    hf = transformers()
     config = hf.LlamaConfig(
         vocab_size=64,
         hidden_size=32,
@@ -31,8 +41,95 @@ def llama(attention):
     return hf.LlamaForCausalLM(config), tokens()
 
 
+def qwen3(attention):
+    """Heads share keys, queries and keys are normalised and rotated."""
+    hf = transformers()
+    config = hf.Qwen3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+        attn_implementation=attention,
+    )
+    return hf.Qwen3ForCausalLM(config), tokens()
+
+
+def t5(attention):
+    """Encoder and decoder share an embedding; logits are not scaled and get a learned bias."""
+    hf = transformers()
+    config = hf.T5Config(
+        vocab_size=64,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+        attn_implementation=attention,
+    )
+    return hf.T5ForConditionalGeneration(config), labelled()
+
+
+def whisper(attention):
+    """Convolutions before the encoder, whose keys the decoder keeps in a cache."""
+    hf = transformers()
+    config = hf.WhisperConfig(
+        vocab_size=64,
+        num_mel_bins=8,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_source_positions=16,
+        max_target_positions=16,
+        decoder_start_token_id=1,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        attn_implementation=attention,
+    )
+    batch = {"input_features": torch.randn(2, 8, 32), "labels": labelled()["labels"]}
+    return hf.WhisperForConditionalGeneration(config), batch
+
+
+def bert(attention):
+    hf = transformers()
+    config = hf.BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        attn_implementation=attention,
+    )
+    return hf.BertForSequenceClassification(config), tokens()
+
+
+class EncoderDecoder(nn.Module):
+    """PyTorch's own transformer, with a mask in the decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Transformer(32, 4, 2, 2, 48, batch_first=True)
+
+    def forward(self, src, tgt):
+        ahead = nn.Transformer.generate_square_subsequent_mask(tgt.shape[1])
+        return self.inner(src, tgt, tgt_mask=ahead)
+
+
+def encoder_decoder(_):
+    return EncoderDecoder(), {"src": torch.randn(2, 7, 32), "tgt": torch.randn(2, 5, 32)}
+
+
 def gpt2(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
+    hf = transformers()
     config = hf.GPT2Config(
         vocab_size=64,
         n_embd=32,
@@ -47,7 +144,7 @@ def gpt2(attention):
 
 
 def vit(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
+    hf = transformers()
     config = hf.ViTConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -61,7 +158,7 @@ def vit(attention):
 
 
 def segformer(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
+    hf = transformers()
     config = hf.SegformerConfig(
         depths=[1] * 4,
         hidden_sizes=[8, 16, 24, 32],
@@ -73,7 +170,7 @@ def segformer(attention):
 
 
 def swin(attention):
-    hf = pytest.importorskip("transformers", reason=HF)
+    hf = transformers()
     config = hf.SwinConfig(
         image_size=32,
         patch_size=2,
@@ -128,7 +225,7 @@ def unetr(_):
 
 
 def rt_detr(_):
-    hf = pytest.importorskip("transformers", reason=HF)
+    hf = transformers()
     backbone = hf.RTDetrResNetConfig(
         embedding_size=8,
         hidden_sizes=[8, 16, 24, 32],
