@@ -25,6 +25,7 @@ from qprobe.sites import Sampling, Site, Trace, discover, trace
 from qprobe.sites.discover import by_path, owners
 from qprobe.sites.own_forward import OWN
 from qprobe.sites.site import ROOT
+from qprobe.sites.unwatched import unwatched
 
 #: What is left out of "default": probes that say so, by an attribute ``default = False``.
 DEFAULT = "default"
@@ -108,6 +109,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         lenient=probes == DEFAULT,
     )
     chosen = tuple(dict.fromkeys(slot.probe for slot in slots))
+    alone = unwatched(model) if sites is None else {}
     settings = Settings(
         schedules=_schedules(chosen, every, schedule or {}),
         budget=share(budget),
@@ -118,14 +120,18 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         optimizer=optimizer,
         arrays=arrays,
         own=_own(selected),
+        unwatched=tuple(alone),
         clock=clock,
     )
     sinks = (sink,) if callable(sink) else tuple(sink)
     writer = _writer(run, chosen, every, start)
     ledger = Ledger(writer, owned=not isinstance(run, RunWriter), sinks=sinks)
     try:
-        for path in settings.own if ranks.rank() == 0 else ():
-            ledger.scalar(start + 1, Column(path, "", "session", "own_forward"), 1.0)
+        if ranks.rank() == 0:
+            for path in settings.own:
+                ledger.scalar(start + 1, Column(path, "", "session", "own_forward"), 1.0)
+            for path, numbers in alone.items():
+                ledger.scalar(start + 1, Column(path, "", "session", "unwatched"), float(numbers))
         return Session(model, slots, ledger, found, settings)
     except BaseException as error:
         ledger.close(records.Status.FAILED, f"{type(error).__name__}: {error}")

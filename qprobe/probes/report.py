@@ -32,6 +32,8 @@ class Report:
     waiting: tuple[tuple[str, Site], ...] = ()
     #: Layers that compute something of their own, so that no product of theirs is judged.
     own: tuple[str, ...] = ()
+    #: Modules with weights that belong to no site.
+    unwatched: tuple[str, ...] = ()
 
     @property
     def overhead(self) -> float:
@@ -69,6 +71,8 @@ the budget: allow more, or train longer.
                 f" No product is judged of what has a forward or a weight of its own: "
                 f"{_some(self.own)}."
             )
+        if self.unwatched:
+            said += f" Nothing watches the weights of {_some(self.unwatched)}."
         return said
 
 

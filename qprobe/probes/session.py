@@ -53,6 +53,7 @@ class Settings:
     optimizer: torch.optim.Optimizer | None = None
     arrays: int = 10
     own: tuple[str, ...] = ()
+    unwatched: tuple[str, ...] = ()
     clock: Callable[[], float] = time.perf_counter
 
 
@@ -202,6 +203,7 @@ class Session:
             steps_in_debt=self._budget.steps_in_debt,
             waiting=tuple((slot.probe.name, slot.site) for slot in self._agenda.unseen),
             own=self._settings.own,
+            unwatched=self._settings.unwatched,
         )
 
     def records(self) -> list[Record]:

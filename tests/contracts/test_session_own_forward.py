@@ -56,3 +56,28 @@ def test_a_weight_that_is_computed_is_not_read_and_its_operands_are():
     assert roles >= {("operand_error", "input"), ("operand_error", "grad_output")}
     assert not {one for one in roles if one[1] == "weight" or one[0] == "gradient_fidelity"}
     assert session.report().own == ()
+
+
+def test_weights_that_no_site_has_are_told(tmp_path):
+    """A recurrent layer's tensors are nobody's: better said than missed in silence."""
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    model = Reader()
+    with qprobe.attach(model, tmp_path / "x.qprobe", ["moments"]) as session:
+        model(torch.randn(2, 3, 4)).square().sum().backward()
+        session.step()
+    with records.open(tmp_path / "x.qprobe") as run:
+        (numbers,) = run.series("rnn", "", "session", "unwatched").values
+    assert numbers == 3 * 8 * (4 + 8)
+    assert session.report().unwatched == ("rnn",)
+    assert "Nothing watches the weights of rnn." in str(session.report())
+    chosen = qprobe.attach(model, probes=["moments"], sites="head")
+    chosen.close()
+    assert chosen.report().unwatched == ()  # who chose sites knows
