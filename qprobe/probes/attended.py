@@ -1,7 +1,7 @@
 """Logits of one attention before and after a recipe, on a sample, for the probes of attention."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any, Self, TypeVar
 
@@ -126,8 +126,9 @@ class Look:
             return None
         key = (cls, setup, sampling, view.draw)
         if key not in attended.memo:
+            # Without the memo: a cycle would keep the step's graph until the collector comes by.
             attended.memo[key] = cls(
-                attended=attended,
+                attended=replace(attended, memo={}),
                 sampling=sampling,
                 draw=view.draw,
                 setup=setup,

@@ -1,5 +1,8 @@
 """Logits recomputed in numpy from the codes that ``quantize`` gives, head by head."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +81,19 @@ MASKS = {
     ),
     "scaled": ({"scale": 0.5}, None),
 }
+
+
+def test_a_look_keeps_no_tensor_alive():
+    """Not even until the collector comes by: behind a query lies the graph of its step."""
+    attended = attention()
+    query = weakref.ref(attended.q)
+    gc.disable()
+    try:
+        observed(attended)
+        del attended
+        assert query() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("mask", MASKS)
