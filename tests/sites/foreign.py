@@ -8,6 +8,14 @@ from torch import nn
 
 HF = "transformers is not installed: it is no dependency of qprobe"
 MONAI = "MONAI is not installed: pip install 'qprobe[medical]'"
+#: How large a model of tokens is here, in the words that most configurations use.
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def transformers():
@@ -29,15 +37,7 @@ def images(side, channels=3):
 
 def llama(attention):
     hf = transformers()
-    config = hf.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation=attention,
-    )
+    config = hf.LlamaConfig(**SMALL, num_key_value_heads=2, attn_implementation=attention)
     return hf.LlamaForCausalLM(config), tokens()
 
 
@@ -45,11 +45,7 @@ def qwen3(attention):
     """Heads share keys, queries and keys are normalised and rotated."""
     hf = transformers()
     config = hf.Qwen3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        **SMALL,
         num_key_value_heads=2,
         head_dim=8,
         pad_token_id=0,
@@ -101,14 +97,7 @@ def whisper(attention):
 
 def bert(attention):
     hf = transformers()
-    config = hf.BertConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        attn_implementation=attention,
-    )
+    config = hf.BertConfig(**SMALL, attn_implementation=attention)
     return hf.BertForSequenceClassification(config), tokens()
 
 
