@@ -14,7 +14,8 @@
 #include "formats.h"
 #include "variants.h"
 
-#ifdef X86_VARIANTS
+/* Older compilers do not know the instructions. */
+#if defined(X86_VARIANTS) && ((defined(__clang__) && __clang_major__ >= 9) || (!defined(__clang__) && __GNUC__ >= 10))
 
 #include <immintrin.h>
 
