@@ -5,7 +5,7 @@
  * times a scale of E4M3 has six significant bits and an integer of eight bits seven: both are
  * bfloat16 numbers, so their products are exact, and are summed in float32, as the hardware does.
  * What the tensor, the row or the column has in common is multiplied with the sum. Only for
- * processors that multiply bfloat16; elsewhere a library's product of float32 numbers is as fast.
+ * processors that multiply bfloat16; elsewhere a library multiplies float32 numbers.
  *
  * The caller owns every buffer; nothing is kept between calls.
  */

@@ -16,7 +16,7 @@ from qprobe.quant.quantize import Operand
 class Remembering:
     """Quantizes a layer's weight for fprop once: for one layer, whose weight does not change.
 
-    Costs one copy of the weight, or half a one where a kernel reads it.
+    Costs a copy of the weight, half a one where a kernel reads it, or both.
     """
 
     def __init__(self, quantizer: Quantizer) -> None:
