@@ -5,6 +5,10 @@ logits, of negative and of positive pixels. They add up over images, and a boots
 weighted sum.
 """
 
+import math
+import threading
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
@@ -16,7 +20,9 @@ Floats = NDArray[np.float64]
 #: Values of which some may be undefined; ``.tolist()`` gives None for those.
 Masked = np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]]
 #: From here on digamma is its asymptotic series to the last digit.
-_SERIES = 16.0
+_SERIES = 48.0
+#: Counts that are worked on together.
+_BLOCK = 2**13
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -64,25 +70,45 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     >>> average_precision_of_histograms([[1, 0, 1, 0], [0, 1, 0, 1]]).round(4).tolist()
     0.8333
     """
-    negatives, positives = _descending(histograms)
-    # Bins above the first score add nothing, and those above or below all positives need no
-    # harmonic sum, which is most of the work.
-    of_both = [_largest(one) for one in (negatives, positives)]
-    scored, holding = _filled(*of_both), _filled(of_both[1])
-    negatives, positives = (
-        np.ascontiguousarray(part[..., scored]) for part in (negatives, positives)
-    )
-    hits = positives.cumsum(-1) - positives
-    seen = hits + negatives.cumsum(-1) - negatives
-    holding = slice(holding.start - scored.start, holding.stop - scored.start)
-    negatives, positives, hits, seen = (
-        part[..., holding] for part in (negatives, positives, hits, seen)
-    )
-    stretch = 1 + negatives / (positives + 1)
-    start = seen / stretch
-    harmonic = _harmonic(start + 1, positives)
-    added = (positives + (hits - start) * harmonic) / stretch
-    return _per_positive(added.sum(-1), positives.sum(-1))
+    negatives, positives = _counts(histograms)
+    leading, bins = positives.shape[:-1], positives.shape[-1]
+    negatives, positives = negatives.reshape(-1, bins), positives.reshape(-1, bins)
+    # Bins above or below all positives need no harmonic sum, which is most of the work.
+    holding = _filled(positives)
+    before = negatives[:, holding.stop :].sum(-1)
+    negatives, positives = negatives[:, holding], positives[:, holding]
+    found = np.empty((2, len(positives)))
+    for rows in _blocks(*positives.shape):
+        found[:, rows] = _summed(negatives[rows], positives[rows], before[rows])
+    total, hits = found.reshape(2, *leading)
+    return _per_positive(total, hits)
+
+
+def _summed(negatives: Floats, positives: Floats, before: Floats) -> tuple[Floats, Floats]:
+    """What all positives of each row add, ``before`` negatives being above; and their number."""
+    hits, start, stretch, harmonic, *work = _WORK.arrays(7, positives.shape)
+    of_row = _above(positives, hits)
+    _above(negatives, start)
+    start += hits
+    start += before[:, None]
+    np.add(positives, 1, out=stretch)
+    np.divide(negatives, stretch, out=stretch)
+    stretch += 1
+    start /= stretch
+    _harmonic(start, positives, harmonic, work)
+    hits -= start
+    hits *= harmonic
+    hits += positives
+    hits /= stretch
+    return hits.sum(-1), of_row
+
+
+def _above(counts: Floats, out: Floats) -> Floats:
+    """Into ``out`` how many each row has in the bins above; returns how many in all."""
+    np.cumsum(counts, axis=-1, out=out)
+    of_row = out[:, -1:].copy() if out.shape[1] else np.zeros((len(out), 1))
+    np.subtract(of_row, out, out=out)
+    return of_row[:, 0]
 
 
 def average_precision_slopes(histograms: ArrayLike, smooth: float = 4.0) -> Floats:
@@ -113,45 +139,63 @@ def average_precision_slopes(histograms: ArrayLike, smooth: float = 4.0) -> Floa
     return np.stack([-weight * counts[..., 1, :], weight * counts[..., 0, :]], axis=-2)
 
 
-def _harmonic(first: Floats, count: Floats) -> Floats:
-    """``ψ(first + count) − ψ(first)``, for counts of any size the sum of ``1/(first + i)``.
+def _harmonic(start: Floats, count: Floats, out: Floats, work: Sequence[Floats]) -> None:
+    """``Σ_{i=1..count} 1/(start + i) = ψ(start + count + 1) − ψ(start + 1)`` into ``out``.
 
-    From 16 on by the series ``ψ(x) = ln x − 1/2x − 1/12x² + 1/120x⁴ − 1/252x⁶ + 1/240x⁸``, whose
-    first term left out is 7e-15 there; it costs a fraction of the function itself.
-
-    >>> _harmonic(np.array([1.0, 100.0]), np.array([2.0, 1.0])).round(12).tolist()
-    [1.5, 0.01]
+    From 48 on by the series ``ψ(x + ½) = ln x + 1/24x² − 7/960x⁴ + 31/8064x⁶``, whose first term
+    left out is 2e-16 there; it costs a fraction of the function itself.
     """
-    last = first + count
-    found: Floats = np.log(last / first) + _correction(first) - _correction(last)
-    small = first < _SERIES
-    found[small] = digamma(last[small]) - digamma(first[small])
-    return found
+    first, last, tail = work
+    np.add(start, 0.5, out=first)
+    np.add(first, count, out=last)
+    np.divide(last, first, out=out)
+    np.log(out, out=out)
+    out += _tail(last, tail)
+    out -= _tail(first, tail)
+    small = start < _SERIES
+    small &= count > 0
+    low = start[small] + 1
+    out[small] = digamma(low + count[small]) - digamma(low)
 
 
-def _correction(x: Floats) -> Floats:
-    """``ln x − ψ(x)`` from its series."""
-    inverse: Floats = 1.0 / x
-    square = inverse * inverse
-    tail = square / 240  # in place from here on: this is where a bootstrap spends its time
-    for term in (1 / 252, 1 / 120, 1 / 12):
-        np.subtract(term, tail, out=tail)
-        tail *= square
-    inverse *= 0.5
-    inverse += tail
-    return inverse
+def _tail(x: Floats, out: Floats) -> Floats:
+    """``ψ(x + ½) − ln x`` from its series; ``x`` is used up."""
+    x *= x
+    square = np.divide(1.0, x, out=x)
+    np.multiply(square, 31 / 8064, out=out)
+    for term in (-7 / 960, 1 / 24):
+        out += term
+        out *= square
+    return out
 
 
-def _largest(counts: Floats) -> Floats:
-    """The largest count of each bin over all leading indices."""
-    found: Floats = counts.max(tuple(range(counts.ndim - 1)), initial=0.0)
-    return found
-
-
-def _filled(*largest: Floats) -> slice:
-    """From the first to the last bin that holds something somewhere."""
-    filled = np.flatnonzero(np.maximum.reduce(largest))
+def _filled(counts: Floats) -> slice:
+    """From the first to the last bin that holds something in some row."""
+    filled = np.flatnonzero(counts.any(0))
     return slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0)
+
+
+def _blocks(rows: int, bins: int) -> Iterator[slice]:
+    """Rows that are worked on together: what stays in the cache is several times faster."""
+    few = max(1, _BLOCK // max(1, bins))
+    return (slice(start, start + few) for start in range(0, rows, few))
+
+
+class _Work(threading.local):
+    """Memory that a thread uses again: taking new pages costs several times the sums in them."""
+
+    def __init__(self) -> None:
+        self._kept = np.empty(0)
+
+    def arrays(self, count: int, shape: tuple[int, ...]) -> Floats:
+        """``count`` arrays, whatever is in them, until the next call."""
+        size = count * math.prod(shape)
+        if size > self._kept.size:
+            self._kept = np.empty(size)
+        return self._kept[:size].reshape(count, *shape)
+
+
+_WORK = _Work()
 
 
 def average_precision_bounds(histograms: ArrayLike) -> tuple[Masked, Masked]:
@@ -196,10 +240,16 @@ def precision_recall(histogram: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _descending(histograms: ArrayLike) -> tuple[Floats, Floats]:
+    """Negatives and positives, highest bin first."""
+    negatives, positives = _counts(histograms)
+    return negatives[..., ::-1], positives[..., ::-1]
+
+
+def _counts(histograms: ArrayLike) -> tuple[Floats, Floats]:
     counts = np.asarray(histograms, dtype=np.float64)
     if counts.ndim < 2 or counts.shape[-2] != 2 or counts.shape[-1] == 0:
         raise InputError(f"histograms are [..., 2, bins], got shape {counts.shape}.")
-    return counts[..., 0, ::-1], counts[..., 1, ::-1]
+    return counts[..., 0, :], counts[..., 1, :]
 
 
 def _per_positive(total: Floats, positives: Floats) -> Masked:

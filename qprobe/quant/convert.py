@@ -1,7 +1,7 @@
 """Put a model under a recipe, in place, and say what was left alone and why."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeGuard, get_args
@@ -170,8 +170,7 @@ def override(
     return Conversion(names, tuple(converted), tuple(left_alone))
 
 
-@contextmanager
-def restored(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
+def restored(model: nn.Module, paths: Collection[str]) -> AbstractContextManager[None]:
     """Single quantized layers in high precision inside, and exactly as they were after.
 
     What :func:`override` does with ``"bf16"``, on loan: a layer comes back with its own recipe,
@@ -185,16 +184,31 @@ def restored(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
     >>> model[1].recipe.name
     'nvfp4'
     """
-    modules = dict(model.named_modules())  # once: this is done thousands of times in a search
-    setups: dict[nn.Module, Setup] = {}
+    return restoring(model, paths)()
+
+
+def restoring(
+    model: nn.Module, paths: Collection[str]
+) -> Callable[[], AbstractContextManager[None]]:
+    """What :func:`restored` does, to be done again and again: the layers are looked up once."""
+    modules = dict(model.named_modules())
+    chosen = []
     for path in paths:
         module = modules.get(path)
         if module is None or not _is_quantized(module):
             known = [name for name, one in modules.items() if _is_quantized(one)]
             raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
-        setups[module] = module.setup
+        chosen.append(module)
     _check_changeable({path: modules[path] for path in paths})
     encoders = [one for one in modules.values() if any(isinstance(one, k) for k in _FAST_PATHS)]
+    return lambda: _on_loan(chosen, encoders)
+
+
+@contextmanager
+def _on_loan(
+    layers: Sequence[QuantizedLayer | QuantizedScaledDotProduct], encoders: Sequence[nn.Module]
+) -> Iterator[None]:
+    setups: dict[nn.Module, Setup] = {layer: layer.setup for layer in layers}
     try:
         for module in setups:
             _apply(module, None)

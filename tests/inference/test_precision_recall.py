@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -131,6 +133,28 @@ def test_leading_axes_are_independent_and_no_positive_is_masked():
     assert values.tolist() == [float(average_precision_of_histograms(one)), None]
     low, high = average_precision_bounds(np.stack([one, none]))
     assert low.tolist()[1] is high.tolist()[1] is None
+
+
+def many(seed, leading=(3, 60), bins=200):
+    """More rows than are worked on together."""
+    return np.random.default_rng(seed).integers(0, 40, (*leading, 2, bins))
+
+
+def test_many_histograms_are_each_their_own():
+    counts = many(0)
+    together = average_precision_of_histograms(counts)
+    assert together.shape == (3, 60)
+    for at in np.ndindex(3, 60):
+        assert together[at] == pytest.approx(average_precision_of_histograms(counts[at]), rel=1e-13)
+    assert average_precision_of_histograms(counts[:, :0]).shape == (3, 0)
+
+
+def test_threads_do_not_share_what_they_work_in():
+    expected = [average_precision_of_histograms(many(seed)) for seed in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            found = pool.map(lambda seed: average_precision_of_histograms(many(seed)), range(2))
+            assert all((a == b).all() for a, b in zip(found, expected, strict=True))
 
 
 def test_curve_is_scikit_learns_of_the_bins():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qprobe.quant import Operand, Quantizer, Role, restored
+from qprobe.quant import Operand, Quantizer, Role, restoring
 from qprobe.quant.attention import QuantizedScaledDotProduct
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.remembering import quantizers
@@ -58,7 +58,7 @@ class Variant:
 def dequantized(model: nn.Module, layers: Collection[Layer]) -> Variant:
     """``layers`` in high precision."""
     paths = tuple(layer.path for layer in layers)
-    return Variant(changed=paths, applied=lambda: restored(model, paths))
+    return Variant(changed=paths, applied=restoring(model, paths))
 
 
 def without_operand(layer: Layer, operand: str) -> Variant:
@@ -71,7 +71,7 @@ def without_operand(layer: Layer, operand: str) -> Variant:
 def only(model: nn.Module, layers: Mapping[str, Layer], path: str) -> Variant:
     """Of all ``layers`` this one quantized; what differs from the model in high precision."""
     others = tuple(other for other in layers if other != path)
-    return Variant(changed=(path,), applied=lambda: restored(model, others))
+    return Variant(changed=(path,), applied=restoring(model, others))
 
 
 class Unquantized:
