@@ -67,6 +67,8 @@ class Evaluation:
         self.groups: list[Hashable] = []
         #: The samples of each batch.
         self.sizes: list[int] = []
+        #: What share of a pass is computed again when a module changes, as far as is known.
+        self.again: Mapping[str, float] = {}
         self._replay = Replay(subject.model, bounds.memory // 2)
         self._kept: dict[int, Recording] = {}
 
@@ -87,7 +89,8 @@ class Evaluation:
         self.base, self.groups, self.sizes = Judged(), [], []
         for number, batch in enumerate(islice(self.subject.batches(), stop)):
             if self.bounds.replay:
-                output = self._recording(number, batch).output
+                recording = self._recording(number, batch)
+                output, self.again = recording.output, recording.again()
             else:
                 with self._as_base():
                     output = self._run(batch)

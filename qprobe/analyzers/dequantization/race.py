@@ -1,13 +1,15 @@
 """The layers that recover most, without measuring all of them.
 
 Layers are taken in the order of their screen values, three times as many as are asked for. All see
-the first quarter of the batches, fewer the second and the third, up to twice as many as are asked
-for the last: at each look those leave of whom least is expected. Of gains, that is the score with
-what was seen put in place of the base's, and the screen's share for what was not seen yet, where
-that is a gain; else the score of what was seen. The other layers follow in smaller lots. After each
-lot the race ends when the ``top``-th exact lower limit exceeds what any layer that waits can be
-expected to reach: its screen value times the 95th percentile of recovery/screen so far. That bound
-is a heuristic, as is leaving by rank; the report says how well the screen agreed with the truth.
+the first quarter of the batches, fewer the second and the third, twice as many as are asked for and
+some more the last: at each look those leave of whom least is expected. Of gains, that is the score
+with what was seen put in place of the base's, and the screen's share for what was not seen yet,
+where that is a gain; else the score of what was seen. Both orders are weighed by what a layer's
+evaluation costs: one far back is played again in no time. The others follow in smaller lots. After
+each lot the race ends when the ``top``-th exact lower limit exceeds what any layer that waits can
+be expected to reach: its screen value times the 95th percentile of recovery/screen so far. That
+bound is a heuristic, as is leaving by rank; the report says how well the screen agreed with the
+truth.
 """
 
 import math
@@ -19,13 +21,14 @@ import numpy as np
 
 from qprobe.analyzers.dequantization.evaluation import Evaluation, Judged
 from qprobe.analyzers.dequantization.layers import Variant
+from qprobe.analyzers.dequantization.order import for_the_cost
 from qprobe.inference import Interval, Replicates
 
 #: Shares of the batches after which a race looks who leaves.
 SHARES = (0.25, 0.5, 0.75)
 #: Layers that run at first and after each look, in units of ``top``: wide, since a screen orders
 #: roughly, and hardly narrower in the end, since a look still takes one of the best for another.
-WIDTHS = (3.2, 2.4, 2.2, 2.0)
+WIDTHS = (3.4, 3.2, 2.8, 2.4)
 #: How far above the screen a layer may be: this quantile of what was seen.
 QUANTILE = 0.95
 
@@ -64,6 +67,7 @@ class Race:
     def run(self, order: Sequence[str], variants: Mapping[str, Variant]) -> Stop:
         """Race the layers in ``order``; those already ``finished`` are not run again."""
         waiting = [path for path in order if path not in self.finished]
+        waiting = for_the_cost(waiting, self.evaluation.again)
         shares = WIDTHS[-1 - len(self._looks()) :]
         widths = [math.ceil(self.top * share) for share in shares]
         lot = widths[0]
@@ -109,7 +113,7 @@ class Race:
         self.evaluation.evaluate({path: variants[path] for path in running}, self._seen, stop)
 
     def _remaining(self, running: list[str], stop: int, stay: int) -> list[str]:
-        """Who is among the ``stay`` of whom most is expected, of all who saw as much."""
+        """The ``stay`` of whom most is expected for the cost, of all who saw as much."""
         seen = [
             path
             for path, judged in self._seen.items()
@@ -120,7 +124,7 @@ class Race:
         if len(defined) < len(expected):
             return running  # too little was seen for a score
         ranked = sorted(defined, key=lambda path: -defined[path])
-        losers = set(ranked[stay:]) & set(running)
+        losers = set(for_the_cost(ranked, self.evaluation.again)[stay:]) & set(running)
         self.left |= {path: defined[path] for path in sorted(losers)}
         return [path for path in running if path not in losers]
 

@@ -83,6 +83,10 @@ class Recording:
         yield self.root
         yield from self.root.inside()
 
+    def again(self) -> dict[str, float]:
+        """By module, the share of the calls that come after its first one, itself included."""
+        return {path: 1 - (start - 1) / self.root.end for path, start in self.first.items()}
+
     def forget(self) -> None:
         """Free the outputs; what is left is the order of calls."""
         for call in self.calls():

@@ -13,6 +13,7 @@ from qprobe.analyzers.dequantization.emit import interval, record
 from qprobe.analyzers.dequantization.evaluation import Evaluation, Judged
 from qprobe.analyzers.dequantization.layers import OPERANDS, only, without_operand
 from qprobe.analyzers.dequantization.measurement import Measurement
+from qprobe.analyzers.dequantization.order import screen_order
 from qprobe.analyzers.dequantization.race import Race, Stop
 from qprobe.analyzers.dequantization.screen import Screened, fisher, screen, signed
 from qprobe.analyzers.dequantization.search import QUICK, Mode
@@ -23,8 +24,6 @@ from qprobe.records.schema import Record, Role
 ROLES = {"x": str(Role.INPUT), "w": str(Role.WEIGHT), "both": ""}
 #: So many samples are screened at least, where a batch can be divided.
 SCREENED = 16
-#: One of so many layers is taken by the magnitude of its gain.
-BY_SIZE = 4
 #: Of what is screened where the score tells its slope, a loss gets so much: it orders no better
 #: from more.
 OF_A_LOSS = 1 / 6
@@ -84,22 +83,8 @@ def _screened(m: Measurement, share: float) -> Iterator[Any]:
     yield from (batch for n, batch in enumerate(m.subject.batches()) if n in chosen)
 
 
-def screen_order(m: Measurement) -> list[str]:
-    """Layers by falling screen value; those without one first, since nothing is known of them.
-
-    Of gains every fourth is taken by its magnitude: where much changes, first order may have the
-    wrong sign, and the layer that costs most would come last.
-    """
-    unknown = [path for path in m.layers if path not in m.screen]
-    by_value = sorted(m.screen, key=lambda path: -m.screen[path])
-    if not m.sloped:
-        return unknown + by_value
-    by_size = sorted(m.screen, key=lambda path: -abs(m.screen[path]))
-    order: dict[str, None] = {}
-    while len(order) < len(m.screen):
-        source = by_size if len(order) % BY_SIZE == BY_SIZE - 1 else by_value
-        order[next(path for path in source if path not in order)] = None
-    return [*unknown, *order]
+def _order(m: Measurement) -> list[str]:
+    return screen_order(list(m.layers), m.screen, gains=m.sloped)
 
 
 def recoveries(m: Measurement) -> Iterator[Record]:
@@ -110,7 +95,7 @@ def recoveries(m: Measurement) -> Iterator[Record]:
     affords = partial(_affords, m)
     race = Race(m.evaluation, m.search.top, affords, dict(m.recovered), m.screen, m.sloped)
     with m.clock.part("race"):
-        stop = race.run(screen_order(m), {path: m.variant([path]) for path in m.layers})
+        stop = race.run(_order(m), {path: m.variant([path]) for path in m.layers})
     yield record("", f"stopped.{stop}", 1.0)
     for path, found in race.finished.items():
         if path not in m.recovered:
@@ -125,7 +110,7 @@ def _affords(m: Measurement, lot: int) -> bool:
 
 def _all(m: Measurement) -> Iterator[Record]:
     """In lots, so that what was measured is on disk when the rest is interrupted."""
-    waiting = [path for path in screen_order(m) if path not in m.recovered]
+    waiting = [path for path in _order(m) if path not in m.recovered]
     size = _lot(m)
     while waiting:
         lot, waiting = waiting[:size], waiting[size:]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from qprobe.analyzers.dequantization import race as race_of_layers
 from qprobe.analyzers.dequantization.evaluation import Judged
 from qprobe.analyzers.dequantization.race import Race, Stop
 from qprobe.inference import Resampling, replicate
@@ -21,6 +22,7 @@ class Table:
         self.base = Judged(parts=[self._with_count(part) for part in shared])
         self.sizes = [6] * batches
         self.groups = list(range(6 * batches))
+        self.again: dict[str, float] = {}
         self.seen = 0
 
     def evaluate(self, variants, into, stop=None) -> None:
@@ -48,6 +50,12 @@ class Table:
         return np.stack([part, np.ones_like(part)], axis=1)
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    """Seven run for a best two, five after a quarter and after a half, four after three."""
+    monkeypatch.setattr(race_of_layers, "WIDTHS", (3.2, 2.4, 2.2, 2.0))
+
+
 def race(values: dict[str, float], screen: dict[str, float], **more):
     table = Table(values, more.pop("noise", 0.1))
     runner = Race(table, 2, more.pop("affords", lambda lot: True), screen=screen, **more)
@@ -62,8 +70,8 @@ def test_a_good_screen_ends_it_early():
     runner, stop, table = race(LAYERS, LAYERS)
     assert stop is Stop.DECIDED
     assert runner.best() == ["l0", "l1"]
-    assert set(runner.finished) == {"l0", "l1", "l19", "l18"}  # four see everything, for a best two
-    assert set(runner.left) == {"l15", "l16", "l17"}
+    assert set(runner.finished) == {"l0", "l1", "l19", "l18", "l17"}  # for a best two
+    assert set(runner.left) == {"l15", "l16"}
     assert table.seen < 8 * len(LAYERS) / 3
 
 
@@ -86,19 +94,19 @@ def test_the_budget_ends_it_after_the_first_lot():
     screen = {name: 6.0 - value for name, value in LAYERS.items()}
     runner, stop, _ = race(LAYERS, screen, affords=lambda lot: False)
     assert stop is Stop.BUDGET
-    assert len(runner.finished) + len(runner.left) == 7  # 3.2 times two
+    assert len(runner.finished) + len(runner.left) == 7  # 3.4 times two
 
 
 def test_each_look_leaves_a_share_of_the_lot():
-    """Of seven five see the second quarter and the third, four the last: two batches each."""
+    """Seven see the first two quarters, six the third, five the last: two batches each."""
     runner, _, table = race(
         dict.fromkeys(LAYERS, 0.0), dict.fromkeys(LAYERS, 1.0), affords=lambda lot: False
     )
-    assert (len(runner.left), len(runner.finished)) == (3, 4)
-    assert table.seen == 2 * (7 + 5 + 5 + 4)
+    assert (len(runner.left), len(runner.finished)) == (2, 5)
+    assert table.seen == 2 * (7 + 7 + 6 + 5)
 
 
-def test_who_leaves_has_the_difference_to_the_base_on_what_it_saw():
+def test_who_leaves_has_the_difference_to_the_base_on_what_it_saw(narrow):
     values = {"a": 5.0, "b": 4.0, "c": 3.0, "d": 2.0, "e": 1.0, "f": 0.5}
     runner, _, _ = race(values, values, noise=0.0)
     assert set(runner.finished) == {"a", "b", "c", "d"}
@@ -120,7 +128,18 @@ def test_what_is_finished_is_not_run_again():
     assert table.seen == 0
 
 
-def test_what_is_not_seen_yet_is_expected_to_gain_what_the_screen_says():
+def test_what_costs_little_goes_first_and_stays_longer(narrow):
+    """Of equal layers the last three take the places 3 to 5, and at the looks the first ones."""
+    values = dict.fromkeys([f"l{n}" for n in range(12)], 0.0)
+    table = Table(values, 0.0)
+    table.again = dict.fromkeys(["l9", "l10", "l11"], 0.05)
+    runner = Race(table, 2, lambda lot: False, screen=dict.fromkeys(values, 1.0))
+    runner.run(list(values), dict.fromkeys(values))
+    assert set(runner.finished) == {"l0", "l9", "l10", "l11"}
+    assert set(runner.left) == {"l1", "l2", "l3"}
+
+
+def test_what_is_not_seen_yet_is_expected_to_gain_what_the_screen_says(narrow):
     """By what was seen ``b`` is second best, and ``d`` nothing; a loss is not expected."""
     values = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0, "e": -1.0, "f": 1.0}
     screen = {"a": 0.0, "b": -6.5, "c": 4.5, "d": 9.0, "e": 0.0, "f": 4.0}

@@ -140,6 +140,15 @@ def test_shared_layers_in_place_writes_and_batch_norm():
     assert_same(model, torch.randn(5, 16), "int4-tensor")
 
 
+def test_what_a_change_plays_again():
+    """Seven ticks: into the model, in and out of each layer, out of the model and of the pass."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    replay = Replay(model, 2**20)
+    with replay.attached():
+        recording = replay.record(lambda: model(torch.ones(1, 4)))
+    assert recording.again() == pytest.approx({"": 1.0, "0": 6 / 7, "1": 4 / 7})
+
+
 class Depends(nn.Module):
     """Which layer runs depends on what the first gave, and one is never called."""
 
