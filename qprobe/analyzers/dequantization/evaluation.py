@@ -90,7 +90,7 @@ class Evaluation:
         for number, batch in enumerate(islice(self.subject.batches(), stop)):
             if self.bounds.replay:
                 recording = self._recording(number, batch)
-                output, self.again = recording.output, recording.again()
+                output, self.again = recording.output, recording.again
             else:
                 with self._as_base():
                     output = self._run(batch)

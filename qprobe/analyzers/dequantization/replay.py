@@ -75,6 +75,9 @@ class Recording:
     root: _Call
     #: When each module was first called.
     first: dict[str, int]
+    #: What share of a pass is computed again when a module changes: of the numbers that modules
+    #: without others inside return, those that come after its first call.
+    again: dict[str, float]
     #: What the kept outputs occupy.
     bytes: int
 
@@ -82,10 +85,6 @@ class Recording:
         """Every call, parents before children."""
         yield self.root
         yield from self.root.inside()
-
-    def again(self) -> dict[str, float]:
-        """By module, the share of the calls that come after its first one, itself included."""
-        return {path: 1 - (start - 1) / self.root.end for path, start in self.first.items()}
 
     def forget(self) -> None:
         """Free the outputs; what is left is the order of calls."""
@@ -133,6 +132,9 @@ class _Recorder:
     def __init__(self, shelf: _Shelf, fragile: Collection[tuple[str, int]], modules: int) -> None:
         self.root = _Call(("", -1), 0)
         self.first: dict[str, int] = {}
+        #: How many numbers had been returned before each module was first called.
+        self._before: dict[str, int] = {}
+        self._returned = 0
         self._shelf = shelf
         self._fragile = fragile
         #: Ticks of a call that is no more than a block: two a call.
@@ -145,11 +147,14 @@ class _Recorder:
         call = _Call((path, self._numbers[path]), self._next())
         self._numbers[path] += 1
         self.first.setdefault(path, call.start)
+        self._before.setdefault(path, self._returned)
         self._stack[-1].children.append(call)
         self._stack.append(call)
         output = compute()
         self._stack.pop()
         call.end = self._next()
+        if not call.children:
+            self._returned += sum(t.numel() for t in tree_leaves(output) if isinstance(t, Tensor))
         if call.end - call.start <= self._block and not self._shelf.has_plenty():
             for inner in call.inside():
                 self._shelf.drop(inner)
@@ -158,6 +163,10 @@ class _Recorder:
 
     def close(self) -> None:
         self.root.end = self._next()
+
+    def again(self) -> dict[str, float]:
+        total = max(1, self._returned)
+        return {path: 1 - before / total for path, before in self._before.items()}
 
     def _next(self) -> int:
         self._tick += 1
@@ -274,7 +283,8 @@ class Replay:
             recorder = _Recorder(shelf, self._fragile, self._modules)
             output = self._run(recorder, run)
             recorder.close()
-            recording = Recording(output, recorder.root, recorder.first, shelf.bytes)
+            again = recorder.again()
+            recording = Recording(output, recorder.root, recorder.first, again, shelf.bytes)
             written = {call.name for call in recording.calls() if _written(call)}
             if not written:
                 return recording
