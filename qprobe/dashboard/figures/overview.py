@@ -26,7 +26,7 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
     if not rows:
         return empty(f"No finished run has a partner under {asked.base}.", dark=dark)
     several = len(groups) > 1
-    figure = frame(dark=dark)
+    traces = []
     for meaning in (_WORSE, _OPEN, _BETTER):
         shown = [(g, r, c) for g, r, c in rows if _meaning(c, asked) == meaning]
         if not shown:
@@ -34,7 +34,7 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
         colour, symbol = _look(meaning, dark)
         limits = [(c.difference.low, c.difference.high) for _, _, c in shown]
         middle = [c.difference.estimate for _, _, c in shown]
-        figure.add_scatter(
+        traces.append(go.Scatter(
             x=middle,
             y=[_label(g.title, r.recipe, several) for g, r, _ in shown],
             mode="markers",
@@ -53,14 +53,15 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
             ],
             hovertemplate="<b>%{y}</b><br>%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}"
             "<extra></extra>",
-        )
+        ))  # fmt: skip
     order = [_label(g.title, r.recipe, several) for g, r, _ in rows]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor="rgba(0,0,0,0)")
-    figure.update_xaxes(
-        title=wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 18),
-        zeroline=True, zerolinewidth=2, zerolinecolor=theme.ink(dark), exponentformat="none",
-    )  # fmt: skip
-    return figure
+    across = {
+        "title": wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 18),
+        "zeroline": True, "zerolinewidth": 2, "zerolinecolor": theme.ink(dark),
+        "exponentformat": "none",
+    }  # fmt: skip
+    down = {"categoryorder": "array", "categoryarray": order, "gridcolor": "rgba(0,0,0,0)"}
+    return frame(*traces, dark=dark, xaxis=across, yaxis=down)
 
 
 def height(groups: Sequence[Group]) -> int:
