@@ -68,7 +68,7 @@ def _counted(found: Magnitudes) -> str:
 
 def is_kurtosis(column: Column) -> bool:
     """Whether it is a kurtosis over channels, tokens or voxels."""
-    return column.probe == "moments" and "kurtosis_" in column.key
+    return column.probe == "moments" and column.key in figures.KURTOSES
 
 
 def _errors(detail: LayerDetail) -> tuple[dict[str, float], dict[str, float]]:

@@ -35,9 +35,11 @@ def roomy(
     """
     widest = max((len(label) for label in labels), default=0)
     known = {"automargin": False, "ticklabeloverflow": "allow"}
+    # Level labels, or plotly would measure each of them to see whether they have to be turned.
+    across = {**known, "tickangle": 0, **x}
     return {
         "margin": {"l": min(_WIDEST, _TITLE + _CHARACTER * widest), "b": 48},
-        "xaxis": {**known, **x},
+        "xaxis": across,
         "yaxis": {**known, **y},
     }
 

@@ -27,6 +27,8 @@ _QUANTILES = ("median", "p90", "p99", "max")
 #: In full: between 10 and 100 plotly would write a 2 for 20.
 _DECADES = tuple(digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 5))
 _AXES = (("channel_kurtosis", "per channel"), ("token_kurtosis", "per token or voxel"))
+#: What :func:`kurtosis` draws.
+KURTOSES = frozenset(f"{stem}_{end}" for stem, _ in _AXES for end in _QUANTILES)
 
 
 def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.Figure:
