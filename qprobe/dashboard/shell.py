@@ -143,7 +143,7 @@ def neighbours(context: Context, path: str) -> list[Any]:
                     href=context.link(path, run=names[other]),
                     title=names[other],
                     className="export step",
-                    **data(go="true", run=word),
+                    **data(go="true", run=word, name=names[other]),
                     **aria(label=f"{word} run"),
                 )
             )

@@ -1,3 +1,7 @@
+import re
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from plotly.colors import sample_colorscale, unlabel_rgb
@@ -15,6 +19,13 @@ def luminance(colour):
 def contrast(one, other):
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_the_icon_of_the_tab_is_part_of_the_page():
+    (address,) = re.findall(r'<link rel="icon" href="data:image/svg\+xml,(.*?)">', theme.INDEX)
+    cells = ElementTree.fromstring(unquote(address))
+    assert len({cell.get("fill") for cell in cells}) == 3  # two alike, one grey, one that fails
+    assert "{%favicon%}" not in theme.INDEX  # nor asked for at every page
 
 
 def test_contrast_is_what_the_standard_says():

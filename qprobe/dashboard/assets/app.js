@@ -249,6 +249,7 @@
     const link = event.target.closest("a[data-go]");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    go(link.getAttribute("href"));
+    // Another run of the same view: what was chosen since the link was made is kept.
+    go(link.dataset.name ? withValue("run", link.dataset.name) : link.getAttribute("href"));
   });
 })();
