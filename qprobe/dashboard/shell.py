@@ -177,6 +177,7 @@ def register(app: Dash) -> None:
         at_once=True,
     )
 
+    clientside(app, "arrived", Input("page", "children"), State("chosen", "data"))
     clientside(app, "again", Input("pulse", "data"))
     clientside(app, "remember", Input({"control": ALL, "page": ALL}, "value"))
     for name in ("run", "baseline"):

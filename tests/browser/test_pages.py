@@ -118,6 +118,26 @@ def test_two_clicks_lead_to_the_failing_layer_and_the_link_opens_it_again(
     expect(page).to_have_url(re.compile(re.escape(f"layer={synthetic_runs.FAILING}")))
 
 
+def test_a_page_begins_at_its_top_and_names_its_tab(page, opened):
+    opened("layers")
+    expect(page).to_have_title("Layers · vit-nvfp4-s0 · qprobe")
+    page.wait_for_function(SETTLED)
+    link = page.locator("#layers a", has_text=synthetic_runs.FAILING)
+    link.scroll_into_view_if_needed()
+    assert page.evaluate("() => window.scrollY") > 200
+    link.click()
+    expect(page).to_have_title(f"{synthetic_runs.FAILING} · vit-nvfp4-s0 · qprobe")
+    expect(page.locator("#page")).to_be_focused()
+    assert page.evaluate("() => window.scrollY") == 0
+    # The next layer is looked at where this one was.
+    page.evaluate("() => window.scrollTo(0, 300)")
+    page.keyboard.press("j")
+    expect(page).not_to_have_title(re.compile(re.escape(synthetic_runs.FAILING)))
+    assert page.evaluate("() => window.scrollY") == 300
+    page.go_back()
+    expect(page).to_have_title(re.compile(re.escape(synthetic_runs.FAILING)))
+
+
 def test_a_map_of_attention_is_shown_before_and_under_the_recipe(page, base, visit, opened):
     opened("attention")
     expect(page.locator("#head-map .heatmaplayer image")).to_have_count(3)
