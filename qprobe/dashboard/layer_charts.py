@@ -40,6 +40,11 @@ def operands(ours: LayerDetail, *, dark: bool) -> go.Figure:
     return figures.operands(*_errors(ours), dark=dark)
 
 
+def has_operands(ours: LayerDetail) -> bool:
+    """Whether there is an error of an operand or of a tensor to draw."""
+    return any(_errors(ours))
+
+
 def over_time(
     ours: LayerDetail, theirs: LayerDetail | None, name: str | None, *, dark: bool
 ) -> go.Figure:

@@ -18,6 +18,8 @@ def test_a_filter_is_kept_in_the_address_and_opens_the_same_view(page, base, vis
     field = page.get_by_label("Runs (regex)")
     field.fill("int4.*s[01]$")
     expect(page.locator("#overview-shown")).to_have_text("2 of 10 shown")
+    # The grid is as high as what is left in it.
+    expect(page.locator("#runs")).to_have_css("height", "158px")
     expect(page).to_have_url(re.compile("filter=int4"))
     other = context.new_page()
     other.goto(page.url)

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 
 from qprobe.dashboard import layer_charts
 from qprobe.dashboard.layer_detail import LayerDetail
-from qprobe.records import Column
+from qprobe.records import Column, Series
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,19 @@ def test_a_tensor_without_a_histogram_says_so():
     figure, counted = layer_charts.histogram(nothing, None, "input", dark=False)
     assert "No histogram" in figure.layout.annotations[0].text
     assert counted == ""
+
+
+@pytest.mark.parametrize(
+    ("probe", "key", "drawn"),
+    [
+        ("operand_error", "fprop.x.sqnr_db", True),
+        ("four_bit", "nvfp4.sqnr_db", True),
+        ("weights", "int3_group.sqnr_db", False),  # of a format that the chart is not about
+        ("operand_error", "fprop.x.underflow", False),
+    ],
+)
+def test_a_layer_has_a_chart_of_errors_where_there_is_one_to_draw(probe, key, drawn):
+    found = Series(steps=np.array([1]), values=np.array([20.0]))
+    detail = LayerDetail(series={Column("a", "weight", probe, key): found}, magnitudes={})
+    assert layer_charts.has_operands(detail) is drawn
+    assert bool(layer_charts.operands(detail, dark=False).data) is drawn

@@ -241,7 +241,6 @@
     if (!href) return props.value;
     return React.createElement("a", {
       href: href,
-      title: props.value,
       onClick: function (event) {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();

@@ -25,7 +25,7 @@ from qprobe.records import Column, Series
 E2M1 = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _QUANTILES = ("median", "p90", "p99", "max")
 #: In full: between 10 and 100 plotly would write a 2 for 20.
-_DECADES = tuple(digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 5))
+_DECADES = tuple(digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 3, 5))
 _AXES = (("channel_kurtosis", "per channel"), ("token_kurtosis", "per token or voxel"))
 #: What :func:`kurtosis` draws.
 KURTOSES = frozenset(f"{stem}_{end}" for stem, _ in _AXES for end in _QUANTILES)
