@@ -213,6 +213,10 @@ def test_a_phone_has_room_for_every_page(page, base, visit, opened):
         assert wide <= 390, f"{name} is {wide} wide"
         assert page.locator(".modebar-container:visible").count() == 0
         assert page.evaluate(CUT) == [], f"{name} has words that are cut"
+        if name == "layers":
+            page.wait_for_function(SETTLED)
+            stays = page.locator("#layers .ag-pinned-left-header").bounding_box()
+            assert stays["width"] < 0.6 * page.locator("#layers").bounding_box()["width"]
     header = page.locator("header").bounding_box()
     for one in ("#choose-run", "#choose-baseline", "#refresh", "#pause", "#keys", "#scheme"):
         box = page.locator(one).bounding_box()

@@ -53,7 +53,7 @@ def layout(context: Context) -> Any:
                 ],
                 className="two",
             ),
-            card(f"Samples of {short(owner.name, 60)}", _samples(context, shown),
+            card(f"Samples of {short(owner.name, 60)}", _samples(context, owner, shown),
                  note="Green was found, orange was missed, violet is a false alarm."),
         ]
     )  # fmt: skip
@@ -69,10 +69,10 @@ def _alike(context: Context, run: Run) -> list[str]:
         theirs = settings.shared(other.config), other.config.get("seed"), other.config.get("fold")
         if other.is_training and theirs == mine and other.name not in names:
             names.append(other.name)
-    return names[:_MOST]
+    return list(dict.fromkeys(names))[:_MOST]
 
 
-def _samples(context: Context, shown: dict[str, Example]) -> Any:
+def _samples(context: Context, owner: Run, shown: dict[str, Example]) -> Any:
     if not shown:
         return empty_state(
             "This run keeps no sample images.",
@@ -80,7 +80,8 @@ def _samples(context: Context, shown: dict[str, Example]) -> Any:
             "qprobe train --arch vit --size tiny --recipe nvfp4",
         )
     baseline = context.baseline
-    others = context.library.answer(baseline, examples) if baseline is not None else {}
+    beside = baseline is not None and baseline.name != owner.name
+    others = context.library.answer(baseline, examples) if baseline and beside else {}
     return html.Div(
         [_sample(name, example, others.get(name)) for name, example in shown.items()],
         className="samples",

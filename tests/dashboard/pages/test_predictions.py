@@ -26,5 +26,12 @@ def test_an_analysis_shows_the_test_of_its_training(library, run):
     assert "keeps no sample images" not in told
 
 
+def test_a_training_is_not_compared_with_itself(library):
+    page = shown(library, "?run=vit-nvfp4-s0/analysis&baseline=vit-nvfp4-s0")
+    assert chosen(page).count("vit-nvfp4-s0") == 1
+    assert "baseline" not in json.dumps(page["props"]["children"][-1])
+    assert "baseline" in json.dumps(shown(library, "?run=vit-nvfp4-s0&baseline=vit-bf16-s0"))
+
+
 def test_a_run_without_samples_says_how_to_have_them(library):
     assert "qprobe train" in json.dumps(shown(library, "?run=vit-bf16-s1"))
