@@ -26,6 +26,9 @@ SIGNS = {
 #: Characters that a narrow choice has room for.
 _LONG = 20
 
+#: The options of a choice are built when it is opened: a layer has a hundred measures.
+WHEN_OPENED = {"keepMounted": False}
+
 
 def control(page: str, name: str) -> dict[str, str]:
     """The id of a control: its value is written into the address under ``name``."""
@@ -127,6 +130,7 @@ def select(page: str, name: str, label: str, options: Sequence[str], value: str 
         searchable=len(options) > 8,
         allowDeselect=False,
         size="sm",
+        comboboxProps=WHEN_OPENED,
         className="control wide" if max(map(len, options), default=0) > _LONG else "control",
     )
 
@@ -142,6 +146,7 @@ def several(page: str, name: str, label: str, options: Sequence[str], value: lis
         searchable=True,
         clearable=True,
         size="sm",
+        comboboxProps=WHEN_OPENED,
         className="control wide",
     )
 

@@ -40,6 +40,11 @@ def operands(ours: LayerDetail, *, dark: bool) -> go.Figure:
     return figures.operands(*_errors(ours), dark=dark)
 
 
+def has_operands(ours: LayerDetail) -> bool:
+    """Whether there is an error of an operand or of a tensor to draw."""
+    return any(_errors(ours))
+
+
 def over_time(
     ours: LayerDetail, theirs: LayerDetail | None, name: str | None, *, dark: bool
 ) -> go.Figure:
@@ -68,7 +73,7 @@ def _counted(found: Magnitudes) -> str:
 
 def is_kurtosis(column: Column) -> bool:
     """Whether it is a kurtosis over channels, tokens or voxels."""
-    return column.probe == "moments" and "kurtosis_" in column.key
+    return column.probe == "moments" and column.key in figures.KURTOSES
 
 
 def _errors(detail: LayerDetail) -> tuple[dict[str, float], dict[str, float]]:

@@ -4,14 +4,19 @@ from typing import Any
 
 from qprobe.dashboard.context import Context
 from qprobe.dashboard.layer_table import LayerTable
-from qprobe.dashboard.measures import Measure
 from qprobe.dashboard.numerals import plain
 
+#: Pixels of a character of a name, of the space beside it, and of the narrowest and widest column.
+_CHARACTER, _BESIDE, _NARROWEST, _WIDEST = 8, 36, 100, 260
 
-def columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
+
+def columns(table: LayerTable) -> list[dict[str, Any]]:
     """The layer, and a column for each measure."""
+    # It stays while the others move: what it does not need is theirs, on a phone above all.
+    longest = _BESIDE + _CHARACTER * max(map(len, table.sites), default=0)
+    width = min(_WIDEST, max(_NARROWEST, longest))
     first = {"field": "name", "headerName": "layer", "cellRenderer": "Link", "pinned": "left",
-             "width": 260, "tooltipField": "name", "cellClass": "mono"}  # fmt: skip
+             "width": width, "tooltipField": "name", "cellClass": "mono"}  # fmt: skip
     return [
         first,
         *(
@@ -25,7 +30,7 @@ def columns(measures: tuple[Measure, ...]) -> list[dict[str, Any]]:
                 "cellStyle": {"function": "heat(params)"},
                 "sortingOrder": ["asc", "desc"] if measure.higher_is_better else ["desc", "asc"],
             }
-            for place, measure in enumerate(measures)
+            for place, measure in enumerate(table.measures)
         ),
     ]
 

@@ -1,6 +1,7 @@
 """What is measured of a layer: which end of it is bad, and what is worth a look first."""
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 from qprobe.records import Column
@@ -101,10 +102,16 @@ class Measure(NamedTuple):
     @property
     def priority(self) -> tuple[int, str]:
         """What is worth a look first sorts first."""
-        for place, patterns in enumerate(_TELLING):
-            if all(fnmatchcase(*both) for both in zip(self, patterns, strict=True)):
-                return place, self.key
-        return len(_TELLING), self.key
+        return _priority(self)
+
+
+@lru_cache(maxsize=4096)
+def _priority(measure: Measure) -> tuple[int, str]:
+    # Remembered: a layer has some hundred measures, and a page sorts them several times.
+    for place, patterns in enumerate(_TELLING):
+        if all(fnmatchcase(*both) for both in zip(measure, patterns, strict=True)):
+            return place, measure.key
+    return len(_TELLING), measure.key
 
 
 #: What a layer alone brings back when it is put back to high precision: better than any statistic.

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qprobe.dashboard.decimate import decimated
-from qprobe.records import RunReader, Series
+from qprobe.records import Column, RunReader, Series
+
+#: What the name of a probe ends in where the model was in high precision.
+_CONTROL = ".high_precision"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,6 +20,8 @@ class Part:
     number: int
     key: str
     series: Series
+    #: Whether the same was measured in high precision, to compare with.
+    is_control: bool = False
 
 
 def parts(reader: RunReader, word: str) -> list[Part]:
@@ -25,10 +30,20 @@ def parts(reader: RunReader, word: str) -> list[Part]:
     for column, series in reader.select(site="?*", key=f"{word}[0-9]*.*"):
         number, _, key = column.key.removeprefix(word).partition(".")
         if number.isdigit():
-            found.append(
-                Part(site=column.site, number=int(number), key=key, series=decimated(series))
-            )
+            found.append(Part(
+                site=column.site, number=int(number), key=key, series=decimated(series),
+                is_control=is_control(column),
+            ))  # fmt: skip
     return found
+
+
+def is_control(column: Column) -> bool:
+    """Whether an analysis measured it in high precision: it files that under a name of its own.
+
+    >>> is_control(Column("decoder.0/cat.0", "output", "branch_energy.high_precision", "imbalance"))
+    True
+    """
+    return column.probe.endswith(_CONTROL)
 
 
 def grid(found: Sequence[Part], key: str) -> tuple[list[str], list[int], np.ndarray]:

@@ -61,14 +61,6 @@ class Change:
     #: What the interval is over, in words.
     over: str
 
-    @property
-    def sure(self) -> int:
-        """The sign of the difference where its interval excludes 0, else 0."""
-        low, high = self.difference.low, self.difference.high
-        if low is None or high is None:
-            return 0
-        return int(low > 0) - int(high < 0)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:

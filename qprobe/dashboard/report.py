@@ -97,6 +97,7 @@ def _document(library: Library, asked: Question) -> Iterator[str]:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width"><title>qprobe report</title>'
+        f"{theme.ICON}"
         f"<style>{_STYLE}</style></head><body>"
         f'<h1>{_title(runs)}</h1><p class="note">{_about(runs)}{made}</p>'
     )

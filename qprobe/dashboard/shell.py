@@ -10,6 +10,7 @@ from dash.dependencies import ALL
 
 from qprobe.dashboard.attributes import aria, data
 from qprobe.dashboard.clientside import clientside
+from qprobe.dashboard.components import WHEN_OPENED
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.theme import MANTINE
 
@@ -101,6 +102,7 @@ def _choices() -> list[dmc.Select]:
             allowDeselect=name == "baseline",
             limit=200,
             size="sm",
+            comboboxProps=WHEN_OPENED,
             className="choose",
             leftSection=html.Span(sign, **aria(hidden="true")),
             **aria(label=label),
@@ -141,7 +143,7 @@ def neighbours(context: Context, path: str) -> list[Any]:
                     href=context.link(path, run=names[other]),
                     title=names[other],
                     className="export step",
-                    **data(go="true", run=word),
+                    **data(go="true", run=word, name=names[other]),
                     **aria(label=f"{word} run"),
                 )
             )
@@ -151,10 +153,12 @@ def neighbours(context: Context, path: str) -> list[Any]:
 def navigation(context: Context, pages: Sequence[Page], here: Page | None) -> list[Any]:
     """Links to the pages, about the same runs."""
     return [
-        dcc.Link(
-            [html.Span(page.sign, className="sign", **aria(hidden="true")), page.title],
+        html.A(
+            page.title,
             href=context.link(page.path),
-            className="nav is-here" if page is here else "nav",
+            className="nav",
+            **data(go="true", sign=page.sign),
+            **(aria(current="page") if page is here else {}),
         )
         for page in pages
     ]
@@ -173,6 +177,7 @@ def register(app: Dash) -> None:
         at_once=True,
     )
 
+    clientside(app, "arrived", Input("page", "children"), State("chosen", "data"))
     clientside(app, "again", Input("pulse", "data"))
     clientside(app, "remember", Input({"control": ALL, "page": ALL}, "value"))
     for name in ("run", "baseline"):

@@ -2,6 +2,7 @@
 
 from functools import cache
 from typing import Any, Final
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
@@ -57,9 +58,25 @@ BOOT: Final = (
     "if(s==='auto')s=matchMedia('(prefers-color-scheme: dark)').matches?'dark':'light';"
     "document.documentElement.setAttribute('data-mantine-color-scheme',s)}catch(e){}"
 )
+# The mark, a tile of four cells one of which fails; as part of the page it is asked for once.
+_CELLS: Final = ((0, 0, "35456c"), (11, 0, "fee838"), (0, 11, "35456c"), (11, 11, "7d7c78"))
+ICON: Final = (
+    '<link rel="icon" href="data:image/svg+xml,'
+    + quote(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 20">'
+        + "".join(
+            f'<rect x="{x}" y="{y}" width="9" height="9" rx="1.5" fill="#{colour}"/>'
+            for x, y, colour in _CELLS
+        )
+        + "</svg>"
+    )
+    + '">'
+)
 INDEX: Final = (
     '<!DOCTYPE html><html lang="en"><head>{%metas%}<meta name="color-scheme" content="light dark">'
-    "<title>{%title%}</title>{%favicon%}{%css%}<script>"
+    "<title>{%title%}</title>"
+    + ICON
+    + "{%css%}<script>"
     + BOOT
     + "</script></head><body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer>"
     "</body></html>"

@@ -32,6 +32,12 @@ HURRY = """(() => {
     wait(act, ms >= 1000 && ms < 10000 ? ms / 10 : ms, ...more);
 })()"""
 
+#: Goes to an address of this dashboard without loading it anew.
+VISIT = """(url) => {
+  history.pushState({}, "", url);
+  window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+}"""
+
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator["sync_api.Browser"]:
@@ -118,18 +124,77 @@ def watch(page: "sync_api.Page") -> list[str]:
     return wrong
 
 
+class Kept:
+    """The tab that one test leaves to the next: what it has loaded need not be loaded again."""
+
+    def __init__(self, context: "sync_api.BrowserContext") -> None:
+        self._context = context
+        self._tab: sync_api.Page | None = None
+        self._wrong: list[str] = []
+
+    def tab(self) -> "sync_api.Page":
+        if self._tab is None:
+            self._tab = self._context.new_page()
+            self._wrong = watch(self._tab)
+        self._tab.set_viewport_size(VIEW)
+        return self._tab
+
+    def went_wrong(self) -> list[str]:
+        """Since it was asked last."""
+        found = list(self._wrong)
+        self._wrong.clear()
+        return found
+
+    def close(self) -> None:
+        if self._tab is not None:
+            self._tab.close()
+        self._tab = None
+
+
+@pytest.fixture(scope="session")
+def kept(context: "sync_api.BrowserContext") -> Iterator[Kept]:
+    found = Kept(context)
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def page(context: "sync_api.BrowserContext") -> Iterator["sync_api.Page"]:
-    """A tab in which nothing may go wrong."""
-    tab = context.new_page()
-    wrong = watch(tab)
-    yield tab
-    tab.close()
+def page(kept: Kept, request: pytest.FixtureRequest) -> Iterator["sync_api.Page"]:
+    """A tab in which nothing may go wrong; it may show what the test before has left."""
+    failed = request.session.testsfailed
+    yield kept.tab()
+    wrong = kept.went_wrong()
+    if wrong or request.session.testsfailed > failed:
+        kept.close()
     assert wrong == []
 
 
 @pytest.fixture
-def hurried(page: "sync_api.Page") -> "sync_api.Page":
-    """The same tab, in which seconds are tenths of them for who waits."""
-    page.add_init_script(HURRY)
-    return page
+def visit(page: "sync_api.Page") -> Callable[[str], None]:
+    """Goes to an address, in place where the tab shows this dashboard already."""
+
+    def go(address: str) -> None:
+        here, there = urlsplit(page.url), urlsplit(address)
+        if here.netloc != there.netloc:
+            page.goto(address)
+            return
+        page.evaluate("() => document.activeElement.blur()")
+        page.mouse.move(0, 0)
+        # Over a page that is none, so that nothing of what was shown is taken for what comes.
+        page.evaluate(VISIT, "/nowhere")
+        sync_api.expect(page.locator("#page > .empty")).to_contain_text("no page /nowhere")
+        page.evaluate(VISIT, address)
+
+    return go
+
+
+@pytest.fixture
+def hurried(kept: Kept, context: "sync_api.BrowserContext") -> Iterator["sync_api.Page"]:
+    """A new tab beside no other, in which seconds are tenths of them for who waits."""
+    kept.close()
+    tab = context.new_page()
+    tab.add_init_script(HURRY)
+    wrong = watch(tab)
+    yield tab
+    tab.close()
+    assert wrong == []

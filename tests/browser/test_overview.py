@@ -4,8 +4,8 @@ import synthetic_runs
 from playwright.sync_api import expect
 
 
-def test_recipes_findings_and_runs_are_shown(page, base):
-    page.goto(base)
+def test_recipes_findings_and_runs_are_shown(page, base, visit):
+    visit(f"{base}/")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     expect(page.locator("#recipes .scatterlayer .point")).to_have_count(2)
     expect(page.locator("#recipes-table")).to_contain_text("int4-tensor")
@@ -13,11 +13,13 @@ def test_recipes_findings_and_runs_are_shown(page, base):
     expect(page.locator("#runs .ag-center-cols-container .ag-row")).not_to_have_count(0)
 
 
-def test_a_filter_is_kept_in_the_address_and_opens_the_same_view(page, base, context):
-    page.goto(base)
+def test_a_filter_is_kept_in_the_address_and_opens_the_same_view(page, base, visit, context):
+    visit(f"{base}/")
     field = page.get_by_label("Runs (regex)")
     field.fill("int4.*s[01]$")
     expect(page.locator("#overview-shown")).to_have_text("2 of 10 shown")
+    # The grid is as high as what is left in it.
+    expect(page.locator("#runs")).to_have_css("height", "158px")
     expect(page).to_have_url(re.compile("filter=int4"))
     other = context.new_page()
     other.goto(page.url)
@@ -26,8 +28,8 @@ def test_a_filter_is_kept_in_the_address_and_opens_the_same_view(page, base, con
     other.close()
 
 
-def test_a_pattern_that_is_none_says_so(page, base):
-    page.goto(f"{base}/?filter=(")
+def test_a_pattern_that_is_none_says_so(page, base, visit):
+    visit(f"{base}/?filter=(")
     expect(page.get_by_text("no regular expression")).to_be_visible()
     expect(page.locator("#overview-shown")).to_have_text("10 of 10 shown")
 

@@ -29,11 +29,21 @@ RULES = {
 }
 
 
-def opened(page, base, name, search=PAIR):
-    page.goto(f"{base}/{name}{search}")
+def shown(page, name):
     expect(page.locator(PAGES[name]).first).to_be_attached()
     # A table draws its rows before the cells in them.
     expect(page.locator(".ag-header-row:not(:has([role=columnheader]))")).to_have_count(0)
+
+
+@pytest.fixture
+def opened(page, base, visit):
+    """Opens a page by its name, and waits until its charts are there."""
+
+    def go(name, search=PAIR):
+        visit(f"{base}/{name}{search}")
+        shown(page, name)
+
+    return go
 
 
 #: A table that is built later is in view with its cells: it hides them until somebody sees it.
@@ -45,12 +55,6 @@ SETTLED = """() => {
     '#layers-table .ag-delay-render');
 }"""
 
-
-#: Goes to an address of this dashboard without loading it anew.
-VISIT = """(url) => {
-  history.pushState({}, "", url);
-  window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
-}"""
 
 #: Texts of charts that begin or end outside of their chart.
 CUT = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap((chart) => {
@@ -72,9 +76,9 @@ def violations(page):
     return [(one["id"], one["nodes"][0]["html"][:200]) for one in found]
 
 
-def test_every_page_shows_its_charts_to_everybody(page, base):
+def test_every_page_shows_its_charts_to_everybody(page, opened):
     """One tab through the navigation: a page is built in place, which a reload would hide."""
-    opened(page, base, "")
+    opened("")
     found = {"": violations(page)}
     for name in filter(None, PAGES):
         page.locator(f"#navigation a[href*='/{name}?']").click()
@@ -88,14 +92,17 @@ def test_every_page_shows_its_charts_to_everybody(page, base):
 def test_a_page_shows_its_charts_in_the_dark(chromium, base, name):
     context = chromium.new_context(color_scheme="dark", reduced_motion="reduce")
     tab = context.new_page()
-    opened(tab, base, name)
+    tab.goto(f"{base}/{name}{PAIR}")
+    shown(tab, name)
     expect(tab.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
     assert violations(tab) == []
     context.close()
 
 
-def test_two_clicks_lead_to_the_failing_layer_and_the_link_opens_it_again(page, base, context):
-    page.goto(base)
+def test_two_clicks_lead_to_the_failing_layer_and_the_link_opens_it_again(
+    page, base, visit, context
+):
+    visit(f"{base}/")
     page.locator("#overview-findings a", has_text=synthetic_runs.FAILING).first.click()
     expect(page.get_by_role("heading", name="Layer", exact=True)).to_be_visible()
     expect(page.locator("#page")).to_contain_text("give every channel its own scale")
@@ -111,21 +118,41 @@ def test_two_clicks_lead_to_the_failing_layer_and_the_link_opens_it_again(page, 
     expect(page).to_have_url(re.compile(re.escape(f"layer={synthetic_runs.FAILING}")))
 
 
-def test_a_map_of_attention_is_shown_before_and_under_the_recipe(page, base):
-    opened(page, base, "attention")
+def test_a_page_begins_at_its_top_and_names_its_tab(page, opened):
+    opened("layers")
+    expect(page).to_have_title("Layers · vit-nvfp4-s0 · qprobe")
+    page.wait_for_function(SETTLED)
+    link = page.locator("#layers a", has_text=synthetic_runs.FAILING)
+    link.scroll_into_view_if_needed()
+    assert page.evaluate("() => window.scrollY") > 200
+    link.click()
+    expect(page).to_have_title(f"{synthetic_runs.FAILING} · vit-nvfp4-s0 · qprobe")
+    expect(page.locator("#page")).to_be_focused()
+    assert page.evaluate("() => window.scrollY") == 0
+    # The next layer is looked at where this one was.
+    page.evaluate("() => window.scrollTo(0, 300)")
+    page.keyboard.press("j")
+    expect(page).not_to_have_title(re.compile(re.escape(synthetic_runs.FAILING)))
+    assert page.evaluate("() => window.scrollY") == 300
+    page.go_back()
+    expect(page).to_have_title(re.compile(re.escape(synthetic_runs.FAILING)))
+
+
+def test_a_map_of_attention_is_shown_before_and_under_the_recipe(page, base, visit, opened):
+    opened("attention")
     expect(page.locator("#head-map .heatmaplayer image")).to_have_count(3)
     expect(page.locator("#map-caption")).to_contain_text("logits of head 2 of one sample, step 100")
     page.get_by_role("textbox", name="Sampled map").click()
     page.get_by_role("option", name="blocks.0.attn.product, probabilities").click()
     expect(page.locator("#map-caption")).to_contain_text("probabilities of head 2")
     expect(page).to_have_url(re.compile("map=.*probabilities"))
-    page.evaluate(VISIT, f"/layer{PAIR}&layer=blocks.0.attn.product")
+    visit(f"{base}/layer{PAIR}&layer=blocks.0.attn.product")
     for word in ("logits", "probabilities"):
         expect(page.locator(f"#layer-{word} .heatmaplayer image")).to_have_count(3)
 
 
-def test_the_three_forms_of_layers_follow_the_filter(page, base):
-    opened(page, base, "layers")
+def test_the_three_forms_of_layers_follow_the_filter(page, opened):
+    opened("layers")
     page.get_by_label("Layers (regex)").fill(r"blocks\.[02]\.attn")
     expect(page.locator("#layers-shown")).to_contain_text("4 of 24 layers")
     expect(page.locator("#layers .ag-center-cols-container .ag-row")).to_have_count(4)
@@ -133,8 +160,8 @@ def test_the_three_forms_of_layers_follow_the_filter(page, base):
     expect(page.get_by_text("no regular expression")).to_be_visible()
 
 
-def test_a_click_on_a_cell_opens_its_layer(page, base):
-    opened(page, base, "layers")
+def test_a_click_on_a_cell_opens_its_layer(page, opened):
+    opened("layers")
     box = page.locator("#matrix .nsewdrag").bounding_box()
     x, y = box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 2.5 / 6
     page.mouse.move(x, y)
@@ -147,8 +174,8 @@ def test_a_click_on_a_cell_opens_its_layer(page, base):
 @pytest.mark.parametrize(
     "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("png", "svg")), "csv"]
 )
-def test_a_chart_can_be_saved(page, base, kind):
-    opened(page, base, "recovery")
+def test_a_chart_can_be_saved(page, opened, kind):
+    opened("recovery")
     with page.expect_download() as saved:
         page.get_by_label(f"Save recovery of every layer as {kind}").click()
     assert saved.value.suggested_filename == f"recovery.{kind}"
@@ -163,29 +190,33 @@ def test_a_chart_can_be_saved(page, base, kind):
 
 
 @pytest.mark.slow
-def test_a_grid_and_a_plan_can_be_saved(page, base):
-    opened(page, base, "layers")
+def test_a_grid_and_a_plan_can_be_saved(page, opened):
+    opened("layers")
     with page.expect_download() as saved:
         page.get_by_label("Save layers as csv").click()
     assert synthetic_runs.FAILING in saved.value.path().read_text()
-    opened(page, base, "recovery")
+    opened("recovery")
     expect(page.locator("#plan-text")).to_contain_text("bf16")
     with page.expect_download() as saved:
         page.get_by_role("button", name="save plan.toml").click()
     assert saved.value.path().read_text() == f'"{synthetic_runs.FAILING}" = "bf16"\n'
 
 
-def test_a_phone_has_room_for_every_page(page, base):
+def test_a_phone_has_room_for_every_page(page, base, visit, opened):
     page.set_viewport_size({"width": 390, "height": 844})
-    opened(page, base, "")
+    opened("")
     for name in PAGES:
         # In place, as the links of the folded navigation do it.
-        page.evaluate(VISIT, f"/{name}{PAIR}")
+        visit(f"{base}/{name}{PAIR}")
         expect(page.locator(PAGES[name]).first).to_be_attached()
         wide = page.evaluate("() => document.documentElement.scrollWidth")
         assert wide <= 390, f"{name} is {wide} wide"
         assert page.locator(".modebar-container:visible").count() == 0
         assert page.evaluate(CUT) == [], f"{name} has words that are cut"
+        if name == "layers":
+            page.wait_for_function(SETTLED)
+            stays = page.locator("#layers .ag-pinned-left-header").bounding_box()
+            assert stays["width"] < 0.6 * page.locator("#layers").bounding_box()["width"]
     header = page.locator("header").bounding_box()
     for one in ("#choose-run", "#choose-baseline", "#refresh", "#pause", "#keys", "#scheme"):
         box = page.locator(one).bounding_box()
@@ -205,7 +236,8 @@ OTHER = """(told) => {
 def test_what_did_not_change_costs_a_question_and_a_hidden_tab_asks_nothing(hurried, base):
     page, asked = hurried, []
     page.on("request", lambda one: asked.append(one.url))
-    opened(page, base, "live")
+    page.goto(f"{base}/live{PAIR}")
+    shown(page, "live")
     expect(page.locator("#freshness")).to_contain_text(re.compile("ago|just now"))
     for _ in range(20):  # until what it is built of is there
         asked.clear()
@@ -234,11 +266,11 @@ def test_what_did_not_change_costs_a_question_and_a_hidden_tab_asks_nothing(hurr
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 
-def test_a_baseline_is_pinned_by_the_keyboard_and_the_focus_stays(page, base):
-    opened(page, base, "layers", "")
+def test_a_baseline_is_pinned_by_the_keyboard_and_the_focus_stays(page, base, visit, opened):
+    opened("layers", "")
     # The run that is shown without being asked for is no part of the link.
     expect(page).to_have_url(f"{base}/layers")
-    page.evaluate(VISIT, "/layers?run=vit-nvfp4-s0")
+    visit(f"{base}/layers?run=vit-nvfp4-s0")
     # Both choices are filled together, and what is typed before that finds nothing.
     expect(page.get_by_role("textbox", name="run", exact=True)).to_have_value("vit-nvfp4-s0")
     field = page.get_by_role("textbox", name="baseline run")
@@ -253,8 +285,8 @@ def test_a_baseline_is_pinned_by_the_keyboard_and_the_focus_stays(page, base):
     expect(page.get_by_role("textbox", name="run", exact=True)).to_have_value("vit-nvfp4-s0")
 
 
-def test_keys(page, base):
-    opened(page, base, "layers")
+def test_keys(page, opened):
+    opened("layers")
     page.keyboard.press("/")
     expect(page.get_by_label("Layers (regex)")).to_be_focused()
     page.keyboard.press("Escape")
@@ -265,15 +297,19 @@ def test_keys(page, base):
     page.keyboard.press("?")
     expect(page.get_by_text("next and previous failing layer")).to_be_visible()
     page.keyboard.press("Escape")
+    page.get_by_label("Layers (regex)").fill("attn")
+    expect(page).to_have_url(re.compile("filter=attn"))
+    page.locator("h1").click()
     page.keyboard.press("]")
-    expect(page).not_to_have_url(re.compile("run=vit-nvfp4-s0&"))
+    # What was chosen in this view is chosen in that of the next run.
+    expect(page).to_have_url(re.compile("filter=attn.*run=vit-bf16-s2"))
 
 
 QUIET_DARK = "rgb(166, 167, 171)"
 
 
-def test_charts_change_with_the_theme(page, base):
-    opened(page, base, "live")
+def test_charts_change_with_the_theme(page, opened):
+    opened("live")
     label = page.locator("#live-series .xtitle")
     light = label.evaluate("node => getComputedStyle(node).fill")
     page.keyboard.press("d")
@@ -285,27 +321,35 @@ def test_charts_change_with_the_theme(page, base):
     expect(label).to_have_css("fill", light)
 
 
-def test_names_that_are_markup_are_harmless(page, served, tmp_path):
+def test_names_that_are_markup_are_harmless(page, visit, served, tmp_path):
     synthetic_runs.hostile(tmp_path / "<i>run<.qprobe")
     base = served(tmp_path)
-    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    dialogs = []
+
+    def opens(dialog):
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", opens)
     page.goto(base)
     expect(page.locator("#overview-findings")).to_contain_text("<img src=x")
     for name in ("", "layers", "layer", "live"):
         slots = {"layer": "#layer-time .scatterlayer path", "": "#runs .ag-row"}
         opened_at = slots.get(name, PAGES[name])
-        page.evaluate(VISIT, f"/{name}")
+        visit(f"{base}/{name}")
         expect(page.locator(opened_at).first).to_be_attached()
         wide = "() => document.documentElement.scrollWidth - window.innerWidth"
         assert page.evaluate(wide) <= 0, f"{name} is wider than the window"
     assert page.locator("img[src=x], #page b > b").count() == 0
+    page.remove_listener("dialog", opens)
+    assert dialogs == []
 
 
-def test_a_folder_without_runs_says_how_to_make_one(page, served, tmp_path):
+def test_a_folder_without_runs_says_how_to_make_one(page, visit, served, tmp_path):
     base = served(tmp_path)
     page.goto(f"{base}/layers?run=gone")
     expect(page.get_by_text("There is no run 'gone' here.")).to_be_visible()
-    page.evaluate(VISIT, "/nowhere")
+    visit(f"{base}/nowhere")
     expect(page.get_by_text("There is no page /nowhere.")).to_be_visible()
 
 

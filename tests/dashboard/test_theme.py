@@ -1,3 +1,6 @@
+import re
+from urllib.parse import unquote
+
 import numpy as np
 import pytest
 from plotly.colors import sample_colorscale, unlabel_rgb
@@ -15,6 +18,14 @@ def luminance(colour):
 def contrast(one, other):
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_the_icon_of_the_tab_is_part_of_the_page():
+    (address,) = re.findall(r'<link rel="icon" href="data:image/svg\+xml,(.*?)">', theme.INDEX)
+    cells = re.findall(r'<rect .*?fill="(#[0-9a-f]{6})"/>', unquote(address))
+    assert len(cells) == 4
+    assert len(set(cells)) == 3  # two alike, one grey, one that fails
+    assert "{%favicon%}" not in theme.INDEX  # nor asked for at every page
 
 
 def test_contrast_is_what_the_standard_says():

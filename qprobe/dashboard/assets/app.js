@@ -2,7 +2,12 @@
 (function () {
   "use strict";
 
+  // What the tab is called without a page, and whether another page is on its way.
+  const name = document.title;
+  let leaving = false;
+
   function go(url) {
+    leaving = new URL(url, location.href).pathname !== location.pathname;
     history.pushState({}, "", url);
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   }
@@ -95,6 +100,23 @@
           }, 0);
           idle(done, 1500);
         });
+      },
+      arrived: function (content, chosen) {
+        // Called before the page is there to be read.
+        setTimeout(function () {
+          const page = document.getElementById("page");
+          const what = page.querySelector(".page-title code") || page.querySelector("h1");
+          const words = [what && what.textContent, chosen && chosen.run, name];
+          document.title = words.filter(Boolean).map(function (word) {
+            return word.length > 60 ? word.slice(0, 59) + "…" : word;
+          }).join(" · ");
+          // From its top, and with the keyboard in it; the way back leads to where one was.
+          if (leaving) {
+            window.scrollTo(0, 0);
+            page.focus({ preventScroll: true });
+          }
+          leaving = false;
+        }, 0);
       },
       toggle: function (clicks, opened) {
         return !opened;
@@ -219,7 +241,6 @@
     if (!href) return props.value;
     return React.createElement("a", {
       href: href,
-      title: props.value,
       onClick: function (event) {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
@@ -249,6 +270,7 @@
     const link = event.target.closest("a[data-go]");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    go(link.getAttribute("href"));
+    // Another run of the same view: what was chosen since the link was made is kept.
+    go(link.dataset.name ? withValue("run", link.dataset.name) : link.getAttribute("href"));
   });
 })();

@@ -53,7 +53,7 @@ def difference(
     across = labels([module or "·" for module in modules], 40)
     finite = np.abs(values[np.isfinite(values)])
     limit = float(np.percentile(finite, 98)) if finite.size else 1.0
-    figure = frame(
+    return frame(
         go.Heatmap(
             z=values.astype(np.float32), x=across, y=down, zmid=0,
             zmin=-(limit or 1.0), zmax=limit or 1.0, colorscale=theme.diverging(dark),
@@ -71,10 +71,9 @@ def difference(
         dark=dark,
         plot_bgcolor=theme.absent(dark),
         showlegend=False,
+        xaxis={"side": "top", "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False},
     )  # fmt: skip
-    figure.update_xaxes(side="top", showgrid=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure
 
 
 def against(
@@ -90,7 +89,7 @@ def against(
         return empty("The runs have no layer in common.", dark=dark)
     values = np.array([(other, one) for _, one, other in both])
     ends = [float(values.min()), float(values.max())]
-    figure = frame(
+    return frame(
         go.Scatter(
             x=ends, y=ends, mode="lines", hoverinfo="skip",
             line={"color": theme.ink(dark), "width": 1, "dash": "dot"},
@@ -103,7 +102,6 @@ def against(
         ),
         dark=dark,
         showlegend=False,
+        xaxis={"title": text(names[1])},
+        yaxis={"title": text(names[0])},
     )  # fmt: skip
-    figure.update_xaxes(title=text(names[1]))
-    figure.update_yaxes(title=text(names[0]))
-    return figure

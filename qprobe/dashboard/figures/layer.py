@@ -1,12 +1,22 @@
 """One layer: its values on the 4-bit grid, how peaked they are, what its products lose."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
-from qprobe.dashboard.figures.frame import empty, frame, margins, text, wrapped
+from qprobe.dashboard.figures.frame import (
+    NUMBER,
+    empty,
+    frame,
+    level,
+    roomy,
+    text,
+    upright,
+    wrapped,
+)
 from qprobe.dashboard.layer_detail import FIRST, OCTAVES, Magnitudes
 from qprobe.dashboard.numerals import plain
 from qprobe.records import Column, Series
@@ -15,8 +25,10 @@ from qprobe.records import Column, Series
 E2M1 = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _QUANTILES = ("median", "p90", "p99", "max")
 #: In full: between 10 and 100 plotly would write a 2 for 20.
-_DECADES = tuple(digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 5))
+_DECADES = tuple(digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 3, 5))
 _AXES = (("channel_kurtosis", "per channel"), ("token_kurtosis", "per token or voxel"))
+#: What :func:`kurtosis` draws.
+KURTOSES = frozenset(f"{stem}_{end}" for stem, _ in _AXES for end in _QUANTILES)
 
 
 def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.Figure:
@@ -33,69 +45,76 @@ def histogram(found: Magnitudes, other: Magnitudes | None, *, dark: bool) -> go.
     low, high = x[filled[0]] - 1, x[filled[-1]] + 2
     apart = 2 if high - low < 16 else 4
     ticks = [int(tick) for tick in x if low <= tick <= high and tick % apart == 0]
-    figure = frame(dark=dark, bargap=0.08, barmode="overlay")
-    figure.add_bar(
-        x=x + 0.5,
-        y=(found.octaves / total).astype(np.float32),
-        name="this run",
-        marker={"color": theme.lines(dark)[0], "opacity": 0.85},
-        customdata=found.octaves,
-        hovertemplate="2^%{x:.1f}<br>%{y:.2%} (%{customdata:,})<extra></extra>",
-    )
+    traces: list[Any] = [
+        go.Bar(
+            x=x + 0.5,
+            y=(found.octaves / total).astype(np.float32),
+            name="this run",
+            marker={"color": theme.lines(dark)[0], "opacity": 0.85},
+            customdata=found.octaves,
+            hovertemplate="2^%{x:.1f}<br>%{y:.2%} (%{customdata:,})<extra></extra>",
+        )
+    ]
     if other is not None and other.octaves.sum():
-        figure.add_scatter(
+        traces.append(go.Scatter(
             x=x + 0.5,
             y=(other.octaves / other.octaves.sum()).astype(np.float32),
             name="baseline",
             mode="lines",
             line={"shape": "hvh", "color": theme.lines(dark)[1], "width": 2},
             hovertemplate="%{y:.2%}<extra>baseline</extra>",
-        )
-    _grid(figure, largest, (float(low), float(high)), dark)
-    figure.update_xaxes(
-        title="|x|; lines: E2M1 under one scale", range=[low, high],
-        tickvals=ticks, ticktext=[f"2<sup>{tick}</sup>" for tick in ticks], showgrid=False,
+        ))  # fmt: skip
+    across = {
+        "title": "|x|; lines: E2M1 under one scale", "range": [low, high],
+        "tickvals": ticks, "ticktext": [f"2<sup>{tick}</sup>" for tick in ticks], "showgrid": False,
+    }  # fmt: skip
+    return frame(
+        *traces, dark=dark, bargap=0.08, barmode="overlay",
+        **_grid(largest, float(low), dark),
+        **roomy(across, {"title": "share of values", "tickformat": ".0%"}, ["100%"]),
     )  # fmt: skip
-    figure.update_yaxes(title="share of values", tickformat=".0%")
-    margins(figure, ["100%"])
-    return figure
 
 
-def _grid(figure: go.Figure, largest: float, shown: tuple[float, float], dark: bool) -> None:
+def _grid(largest: float, left: float, dark: bool) -> dict[str, Any]:
     scale = largest / E2M1[-1]
-    for value in E2M1:
-        figure.add_vline(
-            x=float(np.log2(value * scale)), line={"color": theme.ink(dark), "width": 1,
-                                                   "dash": "dot"},
-        )  # fmt: skip
+    lines = [
+        upright(float(np.log2(value * scale)), color=theme.ink(dark), width=1, dash="dot")
+        for value in E2M1
+    ]
     # Half of the smallest value is where rounding to zero begins.
-    figure.add_vrect(
-        x0=shown[0], x1=float(np.log2(E2M1[0] / 2 * scale)), line_width=0,
-        fillcolor=theme.lines(dark)[1], opacity=0.12, layer="below",
-        annotation_text="rounds to zero", annotation_position="top left",
-    )  # fmt: skip
+    zone = {
+        "type": "rect", "x0": left, "x1": float(np.log2(E2M1[0] / 2 * scale)),
+        "xref": "x", "y0": 0, "y1": 1, "yref": "y domain", "line": {"width": 0},
+        "fillcolor": theme.lines(dark)[1], "opacity": 0.12, "layer": "below",
+    }  # fmt: skip
+    told = {
+        "text": "rounds to zero", "showarrow": False, "x": left, "xref": "x", "xanchor": "left",
+        "y": 1, "yref": "y domain", "yanchor": "top",
+    }  # fmt: skip
+    return {"shapes": [*lines, zone], "annotations": [told]}
 
 
 def kurtosis(values: Mapping[str, float], *, dark: bool) -> go.Figure:
     """Kurtosis over channels and over tokens or voxels; a normal distribution has 3."""
-    figure = frame(dark=dark, barmode="group")
+    traces = []
     for number, (stem, name) in enumerate(_AXES):
         known = [(end, values[f"{stem}_{end}"]) for end in _QUANTILES if f"{stem}_{end}" in values]
         if known:
-            figure.add_bar(
+            traces.append(go.Bar(
                 x=[end for end, _ in known],
                 y=np.array([value for _, value in known], dtype=np.float64),
                 name=name,
                 marker={"color": theme.lines(dark)[number]},
                 hovertemplate="%{x} %{y:.4g}<extra>" + name + "</extra>",
-            )
-    if not figure.data:
+            ))  # fmt: skip
+    if not traces:
         return empty("No kurtosis was measured here.", dark=dark)
-    figure.add_hline(y=3, line={"color": theme.ink(dark), "dash": "dash", "width": 1})
-    figure.update_yaxes(title="kurtosis (dashed: normal, 3)", type="log", tickvals=_DECADES,
-                        ticktext=[f"{tick:,g}" for tick in _DECADES])  # fmt: skip
-    margins(figure)
-    return figure
+    upwards = {
+        "title": "kurtosis (dashed: normal, 3)", "type": "log",
+        "tickvals": _DECADES, "ticktext": [f"{tick:,g}" for tick in _DECADES],
+    }  # fmt: skip
+    normal = level(3, color=theme.ink(dark), dash="dash", width=1)
+    return frame(*traces, dark=dark, barmode="group", shapes=[normal], **roomy({}, upwards))
 
 
 def operands(
@@ -105,13 +124,13 @@ def operands(
     tensors in four bits along their channels (``nvfp4 input``), which knows no recipe."""
     if not products and not tensors:
         return empty("No quantization error was measured here.", dark=dark)
-    figure = frame(dark=dark, bargap=0.25)
+    traces = []
     for number, (name, values) in enumerate(
         (("as the recipe takes it", products), ("in four bits, along channels", tensors))
     ):
         if values:
             known = np.array(list(values.values()), dtype=np.float64)
-            figure.add_bar(
+            traces.append(go.Bar(
                 x=np.where(np.isfinite(known), known, np.nan),
                 y=[text(one) for one in values],
                 orientation="h",
@@ -120,16 +139,17 @@ def operands(
                 text=[f"{value:.1f}" if np.isfinite(value) else plain(value) for value in known],
                 textposition="outside",
                 hovertemplate="%{y}<br>%{x:.2f} dB<extra>" + name + "</extra>",
-            )
+            ))  # fmt: skip
     known = np.array([*products.values(), *tensors.values()], dtype=np.float64)
     longest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
     # Room for the number after the longest bar.
     room = {"range": [0, 1.2 * longest]} if longest and np.nanmin(known) >= 0 else {}
-    figure.update_xaxes(title="SQNR in dB, more is better", rangemode="tozero", **room)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_layout(showlegend=True)
-    margins(figure, [*products, *tensors])
-    return figure
+    across = {"title": "SQNR in dB, more is better", "rangemode": "tozero", **room}
+    down = {"autorange": "reversed", "showgrid": False}
+    return frame(
+        *traces, dark=dark, bargap=0.25, showlegend=True,
+        **roomy(across, down, [*products, *tensors]),
+    )  # fmt: skip
 
 
 def over_time(
@@ -138,11 +158,11 @@ def over_time(
     """Series over the steps; crosses where they are NaN or infinite."""
     if not any(len(series) for _, series in lines):
         return empty("Nothing was measured yet.", dark=dark)
-    figure = frame(dark=dark, hovermode="x unified")
+    traces = []
     for number, (name, series) in enumerate(lines):
         look = theme.line(number, dark)
         finite = np.isfinite(series.values)
-        figure.add_scatter(
+        traces.append(go.Scatter(
             x=series.steps,
             y=np.where(finite, series.values, np.nan),
             name=text(name),
@@ -151,23 +171,22 @@ def over_time(
             marker={"size": 5},
             connectgaps=False,
             hovertemplate="%{y:.5g}",
-        )
+        ))  # fmt: skip
         if not finite.all():
             broken = series.steps[~finite]
-            figure.add_scatter(
+            traces.append(go.Scatter(
                 x=broken,
                 y=np.full(len(broken), _floor(series)),
                 name=f"{text(name)}: NaN or infinite",
                 mode="markers",
                 marker={"symbol": "x", "color": "#c92a2a", "size": 9},
                 hovertemplate="NaN or infinite",
-            )
-    figure.update_xaxes(title="step")
+            ))  # fmt: skip
     title = wrapped(label, 30)
-    figure.update_yaxes(title=title, type="log" if logarithmic else "linear")
+    upwards = {"title": title, "type": "log" if logarithmic else "linear"}
     # A second line of the title is as wide as two digits.
-    margins(figure, ["-0.00001" + "  " * title.count("<br>")])
-    return figure
+    room = roomy({"title": "step"}, upwards, [NUMBER + "  " * title.count("<br>")])
+    return frame(*traces, dark=dark, hovermode="x unified", **room)
 
 
 def _floor(series: Series) -> float:
@@ -188,7 +207,7 @@ def heads(series: Mapping[Column, Series], key: str, *, dark: bool) -> go.Figure
     for row, (_, found) in enumerate(named):
         values[row, np.searchsorted(steps, found.steps)] = found.values
     higher = key.endswith(("snr_db", "snr_qk_db", "snr_proj_db", "ratio"))
-    figure = frame(
+    return frame(
         go.Heatmap(
             z=values, x=[str(step) for step in steps.tolist()],
             y=[f"head {number}" for number, _ in named],
@@ -199,7 +218,6 @@ def heads(series: Mapping[Column, Series], key: str, *, dark: bool) -> go.Figure
         ),
         dark=dark,
         plot_bgcolor=theme.absent(dark),
+        xaxis={"title": "step", "type": "category", "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False},
     )  # fmt: skip
-    figure.update_xaxes(title="step", type="category", showgrid=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure

@@ -41,7 +41,7 @@ def fingerprint(table: LayerTable, *, dark: bool) -> go.Figure:
     measures = labels([measure.title for measure in table.measures])
     shares = table.shares.T.astype(np.float32)
     gap = int(len(names) < _GAPS)
-    figure = frame(
+    return frame(
         go.Heatmap(
             z=shares,
             x=names,
@@ -60,16 +60,16 @@ def fingerprint(table: LayerTable, *, dark: bool) -> go.Figure:
             },
             hovertemplate="<b>%{x}</b><br>%{y}<br>rank %{z:.2f}, 1 = worst<extra></extra>",
         ),
+        *_nonfinite(table, names, measures),
         dark=dark,
-    )
-    _mark_nonfinite(figure, table, names, measures)
-    figure.update_xaxes(
-        showticklabels=len(names) <= 40, tickangle=-45, showgrid=False,
-        title="" if len(names) <= 40 else f"{len(names)} layers, in the order of the model",
+        plot_bgcolor=theme.absent(dark),
+        showlegend=False,
+        xaxis={
+            "showticklabels": len(names) <= 40, "tickangle": -45, "showgrid": False,
+            "title": "" if len(names) <= 40 else f"{len(names)} layers, in the order of the model",
+        },
+        yaxis={"autorange": "reversed", "showgrid": False},
     )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_layout(plot_bgcolor=theme.absent(dark), showlegend=False)
-    return figure
 
 
 def matrix(table: LayerTable, measure: Measure, *, dark: bool) -> go.Figure:
@@ -93,7 +93,7 @@ def matrix(table: LayerTable, measure: Measure, *, dark: bool) -> go.Figure:
         told[at] = plain(value) if there else "not measured"
     shown = _scaled(values, measure)
     low, high = _limits(shown)
-    figure = frame(
+    return frame(
         go.Heatmap(
             z=shown.astype(np.float32),
             x=labels([module or "·" for module in modules], 40),
@@ -111,28 +111,29 @@ def matrix(table: LayerTable, measure: Measure, *, dark: bool) -> go.Figure:
         ),
         dark=dark,
         plot_bgcolor=theme.absent(dark),
+        xaxis={"side": "top", "showgrid": False, "tickangle": 0 if len(modules) < 9 else -45},
+        yaxis={"autorange": "reversed", "showgrid": False},
     )
-    figure.update_xaxes(side="top", showgrid=False, tickangle=0 if len(modules) < 9 else -45)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure
 
 
-def _mark_nonfinite(
-    figure: go.Figure, table: LayerTable, names: Sequence[str], measures: Sequence[str]
-) -> None:
+def _nonfinite(
+    table: LayerTable, names: Sequence[str], measures: Sequence[str]
+) -> list[go.Scatter]:
     rows, columns = np.nonzero(table.there & ~np.isfinite(table.values))
-    if len(rows):
-        figure.add_scatter(
-            x=[names[row] for row in rows.tolist()],
-            y=[measures[column] for column in columns.tolist()],
-            mode="markers",
-            marker={"symbol": "x", "size": 8, "color": "#c92a2a"},
-            name="NaN or infinite",
-            customdata=[
-                plain(table.values[row, column]) for row, column in zip(rows, columns, strict=True)
-            ],
-            hovertemplate="<b>%{x}</b><br>%{y}<br>%{customdata}<extra></extra>",
-        )
+    if not len(rows):
+        return []
+    marks = go.Scatter(
+        x=[names[row] for row in rows.tolist()],
+        y=[measures[column] for column in columns.tolist()],
+        mode="markers",
+        marker={"symbol": "x", "size": 8, "color": "#c92a2a"},
+        name="NaN or infinite",
+        customdata=[
+            plain(table.values[row, column]) for row, column in zip(rows, columns, strict=True)
+        ],
+        hovertemplate="<b>%{x}</b><br>%{y}<br>%{customdata}<extra></extra>",
+    )
+    return [marks]
 
 
 def _scaled(values: np.ndarray, measure: Measure) -> np.ndarray:

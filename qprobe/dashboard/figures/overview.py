@@ -7,15 +7,15 @@ import plotly.graph_objects as go
 from qprobe.dashboard import theme
 from qprobe.dashboard.figures.frame import empty, frame, text, wrapped
 from qprobe.dashboard.numerals import interval, short
-from qprobe.dashboard.quality import Change, Group, Question
-
-_WORSE, _BETTER, _OPEN = "worse", "better", "not distinguishable"
+from qprobe.dashboard.quality import Group, Question
+from qprobe.inference.against_baseline import Verdict
 
 
 def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure:
     """One line a recipe: difference from the baseline with its 95 % interval.
 
-    Colour and symbol say the same: worse, better, or not distinguishable from the baseline.
+    Colour and symbol say the verdict, in the words of the table: an interval over the patients of
+    one pair of runs, or one that is not corrected for several recipes, is none by itself.
     """
     rows = [
         (group, row, row.change)
@@ -26,19 +26,19 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
     if not rows:
         return empty(f"No finished run has a partner under {asked.base}.", dark=dark)
     several = len(groups) > 1
-    figure = frame(dark=dark)
-    for meaning in (_WORSE, _OPEN, _BETTER):
-        shown = [(g, r, c) for g, r, c in rows if _meaning(c, asked) == meaning]
+    traces = []
+    for meaning in Verdict:
+        shown = [(g, r, c) for g, r, c in rows if c.effect.verdict is meaning]
         if not shown:
             continue
         colour, symbol = _look(meaning, dark)
         limits = [(c.difference.low, c.difference.high) for _, _, c in shown]
         middle = [c.difference.estimate for _, _, c in shown]
-        figure.add_scatter(
+        traces.append(go.Scatter(
             x=middle,
             y=[_label(g.title, r.recipe, several) for g, r, _ in shown],
             mode="markers",
-            name=meaning,
+            name=str(meaning),
             marker={"color": colour, "symbol": symbol, "size": 11},
             error_x={
                 "type": "data",
@@ -53,14 +53,15 @@ def forest(groups: Sequence[Group], asked: Question, *, dark: bool) -> go.Figure
             ],
             hovertemplate="<b>%{y}</b><br>%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}"
             "<extra></extra>",
-        )
+        ))  # fmt: skip
     order = [_label(g.title, r.recipe, several) for g, r, _ in rows]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor="rgba(0,0,0,0)")
-    figure.update_xaxes(
-        title=wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 18),
-        zeroline=True, zerolinewidth=2, zerolinecolor=theme.ink(dark), exponentformat="none",
-    )  # fmt: skip
-    return figure
+    across = {
+        "title": wrapped(f"{asked.score} minus {asked.base}, 95 % interval", 18),
+        "zeroline": True, "zerolinewidth": 2, "zerolinecolor": theme.ink(dark),
+        "exponentformat": "none",
+    }  # fmt: skip
+    down = {"categoryorder": "array", "categoryarray": order, "gridcolor": "rgba(0,0,0,0)"}
+    return frame(*traces, dark=dark, xaxis=across, yaxis=down)
 
 
 def height(groups: Sequence[Group]) -> int:
@@ -76,15 +77,11 @@ def _apart(high: float | None, low: float | None) -> float:
     return 0.0 if high is None or low is None else high - low
 
 
-def _meaning(change: Change, asked: Question) -> str:
-    sign = change.sure * (1 if asked.higher_is_better else -1)
-    return {1: _BETTER, -1: _WORSE}.get(sign, _OPEN)
-
-
-def _look(meaning: str, dark: bool) -> tuple[str, str]:
+def _look(meaning: Verdict, dark: bool) -> tuple[str, str]:
     colours = theme.lines(dark)
     return {
-        _WORSE: (colours[1], "triangle-down"),
-        _BETTER: (colours[0], "triangle-up"),
-        _OPEN: ("#868e96", "circle"),
+        Verdict.WORSE: (colours[1], "triangle-down"),
+        Verdict.BETTER: (colours[0], "triangle-up"),
+        Verdict.NO_DIFFERENCE: ("#868e96", "circle"),
+        Verdict.TOO_FEW_PAIRS: ("#868e96", "circle-open"),
     }[meaning]

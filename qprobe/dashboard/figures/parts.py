@@ -21,31 +21,30 @@ def heads(found: Sequence[Part], key: str, *, dark: bool) -> go.Figure:
     if not sites:
         return empty("No head has this measure.", dark=dark)
     better = Measure("", "", key).higher_is_better
-    figure = frame(
-        go.Heatmap(
-            z=values.astype(np.float32),
-            x=[f"head {number}" for number in numbers],
-            y=labels(sites, 40),
-            colorscale=theme.SEQUENTIAL,
-            reversescale=better,
-            xgap=1,
-            ygap=1,
-            hoverongaps=False,
-            colorbar={
-                "title": {"text": f"{text(key)}<br>{'low' if better else 'high'} is worst",
-                          "side": "right"},
-                "thickness": 12,
-            },
-            hovertemplate="<b>%{y}</b>, %{x}<br>%{z:.5g}<extra></extra>",
-        ),
+    cells = go.Heatmap(
+        z=values.astype(np.float32),
+        x=[f"head {number}" for number in numbers],
+        y=labels(sites, 40),
+        colorscale=theme.SEQUENTIAL,
+        reversescale=better,
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+        colorbar={
+            "title": {"text": f"{text(key)}<br>{'low' if better else 'high'} is worst",
+                      "side": "right"},
+            "thickness": 12,
+        },
+        hovertemplate="<b>%{y}</b>, %{x}<br>%{z:.5g}<extra></extra>",
+    )  # fmt: skip
+    return frame(
+        cells,
+        *([_told(cells, brightest_low=better)] if values.size <= _TOLD else []),
         dark=dark,
         plot_bgcolor=theme.absent(dark),
-    )  # fmt: skip
-    if values.size <= _TOLD:
-        figure.add_trace(_told(figure.data[0], brightest_low=better))
-    figure.update_xaxes(side="top", showgrid=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure
+        xaxis={"side": "top", "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False},
+    )
 
 
 def _told(cells: go.Heatmap, *, brightest_low: bool) -> go.Scatter:
@@ -72,11 +71,11 @@ def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Seq
     kept = [part for part in found if part.key == key]
     if not kept:
         return empty("Nothing was recorded here.", dark=dark)
-    figure = frame(dark=dark, hovermode="x unified")
+    traces = []
     for extra, group in (("", kept), (", baseline", [one for one in others if one.key == key])):
         for part in group:
             look = theme.line(part.number, dark)
-            figure.add_scatter(
+            traces.append(go.Scatter(
                 x=part.series.steps,
                 y=part.series.values,
                 name=f"{word} {part.number}{extra}",
@@ -85,11 +84,10 @@ def lines(found: Sequence[Part], word: str, key: str, *, dark: bool, others: Seq
                 marker={"size": 5},
                 line={"color": look["color"], "width": 2, "dash": "dot" if extra else look["dash"]},
                 hovertemplate="%{y:.4g}",
-            )
+            ))  # fmt: skip
     shown = np.concatenate([part.series.values for part in kept])
     finite = shown[np.isfinite(shown)]
     # Decades, where there is one: between 0.9 and 1 a logarithm has a tick for every hundredth.
     spread = "energy" in key and finite.size > 0 and 0 < 10 * finite.min() <= finite.max()
-    figure.update_xaxes(title="step")
-    figure.update_yaxes(title=text(key.replace("_", " ")), type="log" if spread else "linear")
-    return figure
+    upwards = {"title": text(key.replace("_", " ")), "type": "log" if spread else "linear"}
+    return frame(*traces, dark=dark, hovermode="x unified", xaxis={"title": "step"}, yaxis=upwards)

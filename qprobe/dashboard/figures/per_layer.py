@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from qprobe.dashboard import theme
-from qprobe.dashboard.figures.frame import empty, frame, wrapped
+from qprobe.dashboard.figures.frame import empty, frame, level, wrapped
 from qprobe.dashboard.figures.layers import labels
 
 #: More bars than this cannot be read.
@@ -63,7 +64,9 @@ def bars(
         names = [
             f"{name}  {bar.value / whole:.0%}" for name, bar in zip(names, ranked, strict=True)
         ]
-    figure = frame(
+    left = len(finite) - len(ranked)
+    more = f" (the largest {len(ranked)} of {len(finite)})" if left else ""
+    return frame(
         go.Bar(
             y=names,
             x=np.array([bar.value for bar in ranked]),
@@ -81,12 +84,9 @@ def bars(
             hovertemplate="<b>%{y}</b><br>%{x:.4g}<extra></extra>",
         ),
         dark=dark,
+        xaxis={"title": wrapped(unit + more, 30), "zeroline": True},
+        yaxis={"autorange": "reversed", "showgrid": False},
     )  # fmt: skip
-    left = len(finite) - len(ranked)
-    more = f" (the largest {len(ranked)} of {len(finite)})" if left else ""
-    figure.update_xaxes(title=wrapped(unit + more, 30), zeroline=True)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure
 
 
 def height(count: int) -> int:
@@ -103,8 +103,7 @@ def curve(found: Sequence[Growing], unit: str, *, dark: bool, whole: float | Non
     low = [one.value if one.low is None else one.low for one in found]
     high = [one.value if one.high is None else one.high for one in found]
     values = np.array([one.value for one in found])
-    figure = frame(dark=dark)
-    figure.add_scatter(
+    traces = [go.Scatter(
         x=x, y=values, name="together", mode="lines+markers",
         line={"color": theme.lines(dark)[0], "width": 2},
         error_y={
@@ -113,36 +112,45 @@ def curve(found: Sequence[Growing], unit: str, *, dark: bool, whole: float | Non
         },
         customdata=names,
         hovertemplate="with %{customdata}<br>%{y:.4g}<extra>together</extra>",
-    )  # fmt: skip
+    )]  # fmt: skip
     if all(one.additive is not None for one in found):
-        figure.add_scatter(
+        traces.append(go.Scatter(
             x=x, y=np.array([one.additive for one in found], dtype=np.float64),
             name="alone, added up", mode="lines+markers",
             line={"color": theme.lines(dark)[1], "width": 2, "dash": "dot"},
             hovertemplate="%{y:.4g}<extra>alone, added up</extra>",
-        )  # fmt: skip
-    if whole:
-        figure.add_hline(
-            y=whole, line={"color": theme.ink(dark), "dash": "dash", "width": 1},
-            annotation_text="the whole loss", annotation_position="top left",
-        )  # fmt: skip
-    figure.update_xaxes(title="layers in high precision", tickvals=x, ticktext=[
-        f"+ {name}" for name in names
-    ], tickangle=-60 if len(names) > 3 else 0, range=[0.5, len(names) + 0.5])  # fmt: skip
-    figure.update_yaxes(title=unit, rangemode="tozero")
-    return figure
+        ))  # fmt: skip
+    across = {
+        "title": "layers in high precision", "range": [0.5, len(names) + 0.5],
+        "tickvals": x, "ticktext": [f"+ {name}" for name in names],
+        "tickangle": -60 if len(names) > 3 else 0,
+    }  # fmt: skip
+    return frame(
+        *traces, dark=dark, xaxis=across, yaxis={"title": unit, "rangemode": "tozero"},
+        **(_whole(whole, dark) if whole else {}),
+    )  # fmt: skip
+
+
+def _whole(loss: float, dark: bool) -> dict[str, Any]:
+    """A line at what all layers cost together."""
+    told = {
+        "text": "the whole loss", "showarrow": False, "xref": "x domain", "x": 0,
+        "xanchor": "left", "yref": "y", "y": loss, "yanchor": "bottom",
+    }  # fmt: skip
+    line = level(loss, color=theme.ink(dark), dash="dash", width=1)
+    return {"shapes": [line], "annotations": [told]}
 
 
 def spectrum(points: np.ndarray, *, dark: bool) -> go.Figure:
     """A density ``[eigenvalue and density, points]``: logarithmic, for a few large eigenvalues
     stand far from the many small ones and weigh next to nothing."""
-    figure = frame(dark=dark)
     top = float(np.log10(max(points[1].max(), 1e-300)))
-    figure.add_scatter(
+    line = go.Scatter(
         x=points[0].astype(np.float64), y=points[1].astype(np.float64), mode="lines",
         line={"color": theme.lines(dark)[0]},
         hovertemplate="eigenvalue %{x:.4g}<br>density %{y:.4g}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title="eigenvalue of the Hessian")
-    figure.update_yaxes(title="density", type="log", range=[top - 5, top + 0.3], dtick=1)
-    return figure
+    return frame(
+        line, dark=dark, xaxis={"title": "eigenvalue of the Hessian"},
+        yaxis={"title": "density", "type": "log", "range": [top - 5, top + 0.3], "dtick": 1},
+    )  # fmt: skip

@@ -1,5 +1,6 @@
 """Branches: does one input of a fusion starve the others of gradient?"""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, dcc, html
@@ -15,12 +16,15 @@ from qprobe.dashboard.components import (
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.figures.layer import over_time
 from qprobe.dashboard.figures.parts import lines
-from qprobe.dashboard.layer_detail import layer_detail
+from qprobe.dashboard.layer_detail import LayerDetail, layer_detail
 from qprobe.dashboard.library import Library
 from qprobe.dashboard.pages.layers import nothing_to_show
-from qprobe.dashboard.parts import parts
+from qprobe.dashboard.parts import Part, is_control, parts
 from qprobe.errors import InputError
-from qprobe.records import Column, Series
+from qprobe.records import Series
+
+#: Fusions whose imbalance is drawn in one chart.
+_MOST = 10
 
 
 def layout(context: Context) -> Any:
@@ -45,6 +49,7 @@ def layout(context: Context) -> Any:
     sites = list(dict.fromkeys(part.site for part in found))
     keys = [key for key in dict.fromkeys(part.key for part in found) if key != "n"]
     query, baseline = context.query, context.baseline
+    beside = baseline is not None or any(part.is_control for part in found)
     return html.Div(
         [
             title,
@@ -60,7 +65,10 @@ def layout(context: Context) -> Any:
             html.Div(
                 [
                     card("This run", chart("branch-lines", "branches of this run", 380)),
-                    card("Baseline", chart("branch-control", "branches of the baseline", 380)),
+                    card(
+                        "Baseline" if baseline else "In high precision, on the same batches",
+                        chart("branch-control", "branches of the control", 380),
+                    ) if beside else None,
                 ],
                 className="two",
             ),
@@ -89,24 +97,34 @@ def register(app: Dash, library: Library) -> None:
         if run is None:
             raise InputError(f"the run {names[0]!r} is gone; choose another one.")
         found = library.answer(run, parts, "branch")
-        control_ = library.answer(baseline, parts, "branch") if baseline is not None else []
-        imbalance = []
-        for place in dict.fromkeys(part.site for part in found):
-            known = library.answer(run, layer_detail, place).series
-            imbalance += [(place, series) for column, series in known.items() if _whole(column)]
-        return (
-            lines([part for part in found if part.site == site], "branch", key, dark=dark),
-            lines([part for part in control_ if part.site == site], "branch", key, dark=dark),
-            _over_time(imbalance, dark),
-        )
+        charts = (
+            lines([part for part in some if part.site == site], "branch", key, dark=dark)
+            for some in (
+                [part for part in found if not part.is_control],
+                _beside(found, None if baseline is None
+                        else library.answer(baseline, parts, "branch")),
+            )
+        )  # fmt: skip
+        sites = dict.fromkeys(part.site for part in found)
+        details = {place: library.answer(run, layer_detail, place) for place in sites}
+        return *charts, over_time(_imbalances(details)[:_MOST], "imbalance", dark=dark)
 
 
-def _whole(column: Column) -> bool:
-    return column.key == "imbalance"
+def _beside(found: Sequence[Part], baseline: Sequence[Part] | None) -> list[Part]:
+    """What the run is compared with: the baseline that is pinned, else its own control."""
+    if baseline is not None:
+        return [part for part in baseline if not part.is_control]
+    return [part for part in found if part.is_control]
 
 
-def _over_time(found: list[tuple[str, Series]], dark: bool) -> Any:
-    return over_time(found[:10], "imbalance", dark=dark)
+def _imbalances(details: Mapping[str, LayerDetail]) -> list[tuple[str, Series]]:
+    """The imbalance of every fusion, and what it is in high precision where that was measured."""
+    return [
+        (f"{site}, high precision" if is_control(column) else site, series)
+        for site, detail in details.items()
+        for column, series in detail.series.items()
+        if column.key == "imbalance"
+    ]
 
 
 PAGE = Page(path="/branches", title="Branches", sign="⇉", layout=layout, register=register)

@@ -205,7 +205,7 @@ def _cards(details: _Details, role: str | None, *, dark: bool) -> list[Any]:
                  note="High per channel: a few loud channels. High per token or voxel: a few loud "
                  "places.")
         )  # fmt: skip
-    if any(column.key.endswith("sqnr_db") for column in detail.series):
+    if charts.has_operands(detail):
         drawn = charts.operands(detail, dark=dark)
         found.append(
             card("What each product loses",

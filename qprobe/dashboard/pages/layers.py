@@ -273,7 +273,7 @@ def _register_grid(app: Dash, library: Library) -> None:
     def told(view: View, search: str | None) -> tuple[list[Any], list[Any]]:
         table = _chosen(_table_at(library, view["run"], view), view)
         context = Context.of(app, library, search)
-        return layer_grid.columns(table.measures), layer_grid.rows(context, view["run"], table)
+        return layer_grid.columns(table), layer_grid.rows(context, view["run"], table)
 
     @app.callback(
         Output("layers-table", "children"),

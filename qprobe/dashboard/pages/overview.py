@@ -162,6 +162,11 @@ def _grid() -> html.Div:
     return grid("runs", "runs", columns)
 
 
+def _grid_height(count: int) -> int:
+    """Pixels of so many runs, until they have to be scrolled."""
+    return min(420, 90 + 34 * max(1, count))
+
+
 def _row(context: Context, run: Run, asked: Question) -> dict[str, Any]:
     broken = run.problem is not None
     score = run.scores.get(asked.split, {}).get(asked.score)
@@ -226,6 +231,7 @@ def register(app: Dash, library: Library) -> None:
         Output("recipes", "style"),
         Output("recipes-table", "children"),
         Output("runs", "rowData"),
+        Output("runs", "style"),
         Output("overview-shown", "children"),
         Output(control("overview", "filter"), "error"),
         Output("overview-counts", "children"),
@@ -258,6 +264,7 @@ def register(app: Dash, library: Library) -> None:
             {"height": height(groups)},
             _table(groups, asked),
             rows,
+            {"height": _grid_height(len(rows)), "width": "100%"},
             f"{len(rows)} of {len(runs)} shown",
             chosen.problem,
             _counts(runs),

@@ -15,6 +15,7 @@ from qprobe.dashboard.components import (
 )
 from qprobe.dashboard.context import Context, Page
 from qprobe.dashboard.examples import Example, examples, grey, overlaid
+from qprobe.dashboard.family import first_of
 from qprobe.dashboard.figures import predictions as figures
 from qprobe.dashboard.library import Library, Run
 from qprobe.dashboard.numerals import short
@@ -32,8 +33,10 @@ def layout(context: Context) -> Any:
     if run is None:
         return nothing_to_show(context)
     told = [one.name for one in context.runs if one.is_training]
-    chosen = context.query.choices("compare", told) or _alike(context, run)
-    shown = context.library.answer(run, examples)
+    # An analysis has no test of its own: it is about that of the training that it analyzes.
+    tested = first_of(context.library, run, histograms)
+    chosen = context.query.choices("compare", told) or _alike(context, tested[0] if tested else run)
+    owner, shown = first_of(context.library, run, examples) or (run, {})
     return html.Div(
         [
             page_title("Predictions", "What each recipe does to the probabilities of pixels."),
@@ -50,7 +53,7 @@ def layout(context: Context) -> Any:
                 ],
                 className="two",
             ),
-            card(f"Samples of {short(run.name, 60)}", _samples(context, shown),
+            card(f"Samples of {short(owner.name, 60)}", _samples(context, owner, shown),
                  note="Green was found, orange was missed, violet is a false alarm."),
         ]
     )  # fmt: skip
@@ -66,10 +69,10 @@ def _alike(context: Context, run: Run) -> list[str]:
         theirs = settings.shared(other.config), other.config.get("seed"), other.config.get("fold")
         if other.is_training and theirs == mine and other.name not in names:
             names.append(other.name)
-    return names[:_MOST]
+    return list(dict.fromkeys(names))[:_MOST]
 
 
-def _samples(context: Context, shown: dict[str, Example]) -> Any:
+def _samples(context: Context, owner: Run, shown: dict[str, Example]) -> Any:
     if not shown:
         return empty_state(
             "This run keeps no sample images.",
@@ -77,7 +80,8 @@ def _samples(context: Context, shown: dict[str, Example]) -> Any:
             "qprobe train --arch vit --size tiny --recipe nvfp4",
         )
     baseline = context.baseline
-    others = context.library.answer(baseline, examples) if baseline is not None else {}
+    beside = baseline is not None and baseline.name != owner.name
+    others = context.library.answer(baseline, examples) if baseline and beside else {}
     return html.Div(
         [_sample(name, example, others.get(name)) for name, example in shown.items()],
         className="samples",
@@ -117,7 +121,7 @@ def register(app: Dash, library: Library) -> None:
     )
     def fill(names: Sequence[str] | None, scheme: str, search: str | None) -> tuple[Any, Any]:
         context = Context.of(app, library, search)
-        wanted = names or ([context.run.name] if context.run else [])
+        wanted = names or [run.name for run in context.runs if run.is_training]
         kept = []
         for run in (library.run(name) for name in wanted[:_MOST]):
             pooled = library.answer(run, histograms) if run is not None else None
