@@ -8,6 +8,7 @@ import torch
 
 from qprobe import records
 from qprobe.analyzers.analysis import Inputs, Request
+from qprobe.analyzers.wording import parted
 from qprobe.errors import InputError
 from qprobe.records import Meta, Record, RunInfo, RunWriter, Status
 from qprobe.records.lock import check_unwritten
@@ -73,7 +74,8 @@ class Place:
             return
         if not _goes_on(file, about):
             raise InputError(
-                f"{file} exists already; give --overwrite, or another place with --out."
+                f"{file} exists already{_unlike(file, about)}; give --overwrite, or another place "
+                "with --out."
             )
 
     def holds(self, about: RunInfo) -> bool:
@@ -100,6 +102,18 @@ def _goes_on(path: Path, about: RunInfo) -> bool:
     with records.open(path) as run:
         meta = run.meta
     return _same(meta, about) and meta.status not in (Status.FINISHED, Status.RUNNING)
+
+
+def _unlike(path: Path, about: RunInfo) -> str:
+    """In what the analysis at ``path`` is another one, in words; empty where it is not."""
+    with records.open(path) as run:
+        meta = run.meta
+    if meta.config.get("kind") != "analysis":
+        return " and is no analysis"
+    differs = parted(meta.config, about.config, about.config)
+    if meta.source != about.source:
+        differs += f"{'; ' if differs else ''}of other weights"
+    return f" and is another analysis ({differs})" if differs else ""
 
 
 def _same(meta: Meta, about: RunInfo) -> bool:

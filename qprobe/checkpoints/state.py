@@ -57,7 +57,7 @@ def read(path: Path) -> State:
     content = archive.load(path)
     if not isinstance(content, Mapping):
         raise InputError(
-            f"{path} holds a {type(content).__name__}, not a table of named weights; save "
+            f"{path} holds an object of type {type(content).__name__}, not a table of named weights; save "
             "model.state_dict()."
         )
     notes: list[str] = []
@@ -113,7 +113,7 @@ def _tensors(path: Path, table: Mapping[Any, Any], notes: list[str]) -> dict[str
     for name, value in table.items():
         if not isinstance(name, str):
             raise InputError(
-                f"{path} names a weight {name!r}, a {type(name).__name__}; names are text, as in "
+                f"{path} names a weight {name!r}, of type {type(name).__name__}; names are text, as in "
                 "model.state_dict()."
             )
         if isinstance(value, Tensor):

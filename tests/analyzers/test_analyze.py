@@ -35,7 +35,7 @@ def test_a_report_names_the_layer_and_prints_what_the_command_prints(tmp_path):
     assert report.view.rows[0].site == "2"
     assert {site for one in report.findings for site in one.sites} >= {"2"}
     lines = str(report).splitlines()
-    assert lines[0] == "three layers, int4-tensor"
+    assert lines[0] == "three layers, int4-tensor, 3 layers with 89% of the parameters"
     assert lines[1] == report.verdict
     assert f"Next: qprobe plan {file} --target 99%" in lines
     assert repr(report) == f"<Report: {report.verdict}>"
@@ -57,7 +57,7 @@ def test_without_a_file_nothing_is_left_but_the_report(tmp_path, monkeypatch):
 def test_a_notebook_shows_it_and_takes_no_name_for_markup():
     given = replace(one_loud_output(), name="<script>")
     shown = qprobe.analyze(given, depth="quick", **NOTHING_ELSE)._repr_html_()
-    assert shown.startswith("<pre>&lt;script&gt;, int4-tensor\n")
+    assert shown.startswith("<pre>&lt;script&gt;, int4-tensor, 3 layers")
     assert "<script>" not in shown
 
 
