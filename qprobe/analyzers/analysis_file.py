@@ -1,5 +1,6 @@
 """The run file of an analysis: a new one, or an interrupted one that is gone on with."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ class Place:
                 raise InputError(
                     f"there is no folder {file.parent} for {file.name}; make it first."
                 )
+            self._check_writable()
             return
         check_unwritten(file)  # replaced under its writer, it would hold what the other one says
         if self.overwrite:
@@ -77,6 +79,12 @@ class Place:
                 f"{file} exists already{_unlike(file, about)}; give --overwrite, or another place "
                 "with --out."
             )
+
+    def _check_writable(self) -> None:
+        """Weights often lie where nobody may write."""
+        folder = self.file.absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{folder} cannot be written to; give another place with --out.")
 
     def holds(self, about: RunInfo) -> bool:
         """Whether this very analysis of the same weights is there, finished."""

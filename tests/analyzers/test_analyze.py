@@ -79,3 +79,11 @@ def test_a_model_in_high_precision_is_told_how_to_be_quantized():
     given = replace(one_loud_output(), model=nn.Linear(8, 1), name="mine")
     with pytest.raises(InputError, match=r"qprobe\.convert\(model, 'int4-tensor'\)"):
         qprobe.analyze(given)
+
+
+def test_a_folder_that_nobody_may_write_to_is_told_before_anything_is_measured(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("qprobe.analyzers.analysis_file.os.access", lambda *_: False)
+    with pytest.raises(InputError, match="cannot be written to; give another place"):
+        qprobe.analyze(one_loud_output(), tmp_path / "a.qprobe", depth="quick")
