@@ -10,6 +10,8 @@ import typer
 from qprobe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qprobe.analyzers.analysis import Request
     from qprobe.analyzers.analysis_file import Place
     from qprobe.analyzers.depth import Depth
@@ -105,10 +107,20 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
         _html(file, html)
     if as_json or not quiet:
         _show(what, report, (worse, before or []), as_json=as_json)
-    failed = threshold is not None and any(
-        one.severity.reaches(threshold) for one in report.findings
-    )
+    failed = _failed(report.findings, threshold)
     return 1 if failed or worse else 0
+
+
+def _failed(findings: "Sequence[Finding]", threshold: "Severity | None") -> bool:
+    """Whether anything is as grave as that; the gravest is named, as the verdict may be of others.
+
+    A training may lose its gradients in a model whose score does not suffer.
+    """
+    grave = [one for one in findings if threshold is not None and one.severity.reaches(threshold)]
+    if grave:
+        more = f", and {len(grave) - 1} more" if len(grave) > 1 else ""
+        print(f"--fail-on {threshold}: {grave[0].claim}{more}.", file=sys.stderr)
+    return bool(grave)
 
 
 def _run(what: "Given", request: "Request", place: "Place", *, quiet: bool) -> "Report | None":

@@ -86,6 +86,7 @@ def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
     assert "[bold]x[/bold]" in said.out
     assert "--subject" in said.out
     assert (tmp_path / "model-weights.qprobe").is_file()
+    assert re.search(r"^--fail-on warn: .+\.$", said.err, re.MULTILINE), said.err
 
 
 def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsys):

@@ -77,16 +77,17 @@ def test_what_is_cut_is_counted(run):
 
 
 @pytest.mark.parametrize(
-    ("width", "head"),
+    ("width", "by", "head"),
     [
-        (40, ["layer", "tensor", "NVFP4", "dB"]),
-        (34, ["layer", "tensor", "NVFP4", "dB"]),
-        (46, ["layer", "tensor", "NVFP4", "dB", "underflow"]),
+        (40, "nvfp4", ["layer", "tensor", "NVFP4", "dB"]),
+        (34, "nvfp4", ["layer", "tensor", "NVFP4", "dB"]),
+        (46, "nvfp4", ["layer", "tensor", "NVFP4", "dB", "underflow"]),
+        (40, "kurtosis", ["layer", "tensor", "kurtosis"]),
     ],
 )
-def test_a_narrow_terminal_loses_measures_and_never_names(run, width, head):
+def test_a_narrow_terminal_loses_measures_and_never_names(run, width, by, head):
     long = "blocks.11.attention.projection"
-    lines = shown(run({long: LAYERS["bad"]}), width=width)
+    lines = shown(run({long: LAYERS["bad"]}), by, width=width)
     rows = lines[[line.split()[:1] for line in lines].index(["layer"]) :]
     assert rows[0].split() == head
     assert "".join(row.split()[0] for row in rows[1:]) == long
