@@ -38,6 +38,8 @@ from qprobe.records.writer import RunWriter
 #: The probe under which an analysis files what it says of itself.
 PROBE = "analysis"
 DONE, MISSED = "done", "not_measured."
+#: Elements of all parameters of the model, whether a recipe quantizes them or not.
+PARAMETERS = "parameters"
 #: The stage in which the probes run that passive analyzers read.
 OBSERVATION = "observation"
 #: Seconds between two flushes: what a sudden death may cost.
@@ -70,6 +72,15 @@ class Request:
     verified: int = 5
     #: Steps of the short runs by which remedies of a training are verified; None: no such run.
     steps: int | None = None
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before anything is measured."""
+        depths.chosen(self.depth, self.only, self.skip)
+        if self.verify and self.depth is Depth.QUICK:
+            raise InputError(
+                "--quick measures no layer whose remedies --verify could try; leave out one of "
+                "them."
+            )
 
 
 class Watcher:
@@ -256,9 +267,13 @@ class Analysis:
             self._take(Record("", 0, ShortRuns.name, "", PROBE, MISSED + reason, 1.0))
 
     def _sizes(self) -> None:
-        """Parameters of every layer under a recipe: what a plan weighs a recovery against."""
+        """Parameters of the model, and of every layer under a recipe: what a plan weighs."""
         subject = self.inputs.subject
-        for path, module in subject.model.named_modules() if subject else ():
+        if subject is None:
+            return
+        whole = sum(one.numel() for one in subject.model.parameters())
+        self._take(Record("", 0, "", "", PROBE, PARAMETERS, float(whole)))
+        for path, module in subject.model.named_modules():
             if isinstance(module, QuantizedLayer):
                 size = float(_elements(module))
                 self._take(Record("", 0, path, "", "dequantization", "parameters", size))

@@ -1,5 +1,6 @@
 """The run file of an analysis: a new one, or an interrupted one that is gone on with."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import torch
 
 from qprobe import records
 from qprobe.analyzers.analysis import Inputs, Request
+from qprobe.analyzers.wording import parted
 from qprobe.errors import InputError
 from qprobe.records import Meta, Record, RunInfo, RunWriter, Status
 from qprobe.records.lock import check_unwritten
@@ -64,6 +66,7 @@ class Place:
                 raise InputError(
                     f"there is no folder {file.parent} for {file.name}; make it first."
                 )
+            self._check_writable()
             return
         check_unwritten(file)  # replaced under its writer, it would hold what the other one says
         if self.overwrite:
@@ -73,8 +76,15 @@ class Place:
             return
         if not _goes_on(file, about):
             raise InputError(
-                f"{file} exists already; give --overwrite, or another place with --out."
+                f"{file} exists already{_unlike(file, about)}; give --overwrite, or another place "
+                "with --out."
             )
+
+    def _check_writable(self) -> None:
+        """Weights often lie where nobody may write."""
+        folder = self.file.absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{folder} cannot be written to; give another place with --out.")
 
     def holds(self, about: RunInfo) -> bool:
         """Whether this very analysis of the same weights is there, finished."""
@@ -100,6 +110,18 @@ def _goes_on(path: Path, about: RunInfo) -> bool:
     with records.open(path) as run:
         meta = run.meta
     return _same(meta, about) and meta.status not in (Status.FINISHED, Status.RUNNING)
+
+
+def _unlike(path: Path, about: RunInfo) -> str:
+    """In what the analysis at ``path`` is another one, in words; empty where it is not."""
+    with records.open(path) as run:
+        meta = run.meta
+    if meta.config.get("kind") != "analysis":
+        return " and is no analysis"
+    differs = parted(meta.config, about.config, about.config)
+    if meta.source != about.source:
+        differs += f"{'; ' if differs else ''}of other weights"
+    return f" and is another analysis ({differs})" if differs else ""
 
 
 def _same(meta: Meta, about: RunInfo) -> bool:

@@ -74,6 +74,7 @@ def conduct(
 
     Where the same analysis of the same weights is finished there, it is only read.
     """
+    request.check()
     about = info(label, inputs, request)
     place.check(about)
     if place.holds(about):

@@ -20,17 +20,20 @@ from torch import Tensor, nn
 
 from qprobe.analyzers.base import Subject
 from qprobe.errors import InputError
+from qprobe.probes.assignment import assign
 from qprobe.probes.attach import attach
-from qprobe.probes.base import PROBES, Probe
+from qprobe.probes.base import PROBES, ComparingProbe, Probe
 from qprobe.quant.convert import restored
 from qprobe.quant.products import Setup
 from qprobe.records.schema import Array, Record
 from qprobe.sites import Trace, discover, trace
+from qprobe.sites.discover import by_path, owners
 
 #: What the name of a probe ends in where the model was in high precision.
 CONTROL = ".high_precision"
 #: Why a probe has nothing to look at.
 NO_SITE = "the model has no such site"
+NOT_QUANTIZED = "nothing there is under a recipe"
 #: The session's own numbers, which are about itself and not about the model.
 _SESSION = frozenset({"session", "training"})
 
@@ -107,7 +110,9 @@ def _as_control(found: Observation) -> Observation:
         arrays=tuple(replace(one, probe=control(one.probe)) for one in found.arrays),
         # What a model has no site for is missed once, not once more by its control.
         not_measured=tuple(
-            f"{one} (control)" for one in found.not_measured if not one.endswith(NO_SITE)
+            f"{one} (control)"
+            for one in found.not_measured
+            if not one.endswith((NO_SITE, NOT_QUANTIZED))
         ),
     )
 
@@ -147,9 +152,21 @@ def _with_a_site(
 ) -> tuple[list[Probe], tuple[str, ...]]:
     """The probes that have something to look at here, and of each other one that it has not."""
     sites = [*discover(model), *traced.sites]
-    there = [probe for probe in probes if any(probe.selects(site) for site in sites)]
-    absent = tuple(f"{probe.name}: {NO_SITE}" for probe in probes if probe not in there)
-    return there, absent
+    owned = by_path(owners(model))
+    there: list[Probe] = []
+    absent: list[str] = []
+    for probe in probes:
+        if not any(probe.selects(site) for site in sites):
+            absent.append(f"{probe.name}: {NO_SITE}")
+            continue
+        try:
+            assign([probe], sites, owned, lenient=False)
+        except InputError as error:  # one that has no question here keeps no other from looking
+            compares = isinstance(probe, ComparingProbe)
+            absent.append(f"{probe.name}: {NOT_QUANTIZED if compares else str(error).rstrip('.')}")
+        else:
+            there.append(probe)
+    return there, tuple(absent)
 
 
 def _pass(subject: Subject, batch: Any) -> bool:

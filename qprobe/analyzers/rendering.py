@@ -13,8 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from qprobe.analyzers.view import Row, View, limits, number
+from qprobe.analyzers.view import Row, View
 from qprobe.analyzers.weights.overview import Kept
+from qprobe.analyzers.wording import limits, number
 from qprobe.records import Finding, Severity
 from qprobe.records.schema import Cause
 
@@ -24,19 +25,21 @@ _ODD_DB = 1.0
 _STYLES = {Severity.CRITICAL: "bold red", Severity.WARN: "yellow", Severity.INFO: ""}
 
 
-def render(seen: View, title: str, file: Path | None) -> RenderableType:
+def render(seen: View, title: str, file: Path | None, notes: Sequence[str] = ()) -> RenderableType:
     """Verdict, layers, caveats, what is open, and what to do next; no text of others is markup."""
     style = "bold red" if seen.problem else "bold green"
     parts: list[RenderableType] = [Text(title, style="dim"), Text(seen.verdict, style=style)]
-    rows = [row for row in seen.rows if seen.problem or row.severity is not Severity.INFO]
-    if rows:
-        parts += [Text(""), *_layers(rows[:ROWS])]
-        if len(rows) > ROWS:
+    if seen.rows:
+        parts += [Text(""), *_layers(seen.rows[:ROWS])]
+        if len(seen.rows) > ROWS:
             where = "records" if file is None else file
-            parts.append(Text(f"{len(rows) - ROWS} more are in {where}.", style="dim"))
+            left = len(seen.rows) - ROWS
+            parts.append(
+                Text(f"{left} more {'is' if left == 1 else 'are'} in {where}.", style="dim")
+            )
     if seen.kept:
         parts += [Text(""), _kept(seen.kept)]
-    lines = [*seen.caveats, *_not_measured(seen)]
+    lines = [*(f"Note: {note}." for note in notes), *seen.caveats, *_not_measured(seen)]
     if lines:
         parts += [Text(""), *(Text(line, style="dim") for line in lines)]
     if file is not None:

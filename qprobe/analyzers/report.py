@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from qprobe import records
 from qprobe.analyzers.rendering import as_json, render
-from qprobe.analyzers.view import Subtitle, View, view
+from qprobe.analyzers.view import Subtitle, View, coverage, view
 from qprobe.records import Finding, Meta, Record
 
 #: Columns of a report that is text.
@@ -77,19 +77,23 @@ class Report:
             _text(config.get("title")),
             self.meta.recipe,
             layers and f"layers {layers}",
-            *notes,
+            coverage(self.records),
             "measured before (--overwrite measures again)" if self.stored else None,
         )
-        return render(self.view, ", ".join(filter(None, parts)), self.file)
+        return render(self.view, ", ".join(filter(None, parts)), self.file, notes)
 
     def json(self, facts: Mapping[str, Any]) -> str:
         """Everything, and ``facts``, for machines."""
         return as_json(self.view, self.findings, facts)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, notes: tuple[str, ...] = ()) -> str:
+        """The same as :meth:`lines` for a pipe or a file."""
         console = Console(file=StringIO(), width=_WIDTH, highlight=False)
         with console.capture() as printed:
-            console.print(self.lines(), crop=False)
+            console.print(self.lines(notes), crop=False)
         return "\n".join(line.rstrip() for line in printed.get().splitlines())
 
     def __repr__(self) -> str:

@@ -1,9 +1,11 @@
 """What the records of short runs say: which remedy helps a training, and which does not."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from qprobe.analyzers.trials import AS_IS, INTENDED, SEED
 from qprobe.analyzers.verification_findings import HIGH, intervals, words
+from qprobe.analyzers.wording import counted, limits, number, signed
 from qprobe.inference import Interval
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity
 
@@ -68,18 +70,27 @@ def _of_gain(
     gain = losses[remedy]
     good, bad = helps(gain, aside), harms(gain, aside)
     verb = "lower" if good else "raise" if bad else "do not change beyond doubt"
-    claim = f"verified: {steps} steps with {remedy} at {site} {verb} the validation loss"
-    told = [f"by {gain.estimate:.3g}" if good or bad else f"{-gain.estimate:+.3g}"]
+    change = (
+        f" by {number(abs(gain.estimate))} {limits(gain if good else _turned(gain))}"
+        if good or bad
+        else f" ({signed(-gain.estimate)} {limits(_turned(gain))})"
+    )
+    told = []
     if remedy in scores:
-        told.append(f"score {scores[remedy].estimate:+.3g} {_limits(scores[remedy])}")
+        told.append(f"the score changes by {signed(scores[remedy].estimate)} "
+                    f"{limits(scores[remedy])}")  # fmt: skip
     if remedy != HIGH and HIGH in losses:
         high = losses[HIGH]
-        told.append(f"high precision there: loss {-high.estimate:+.3g} {_turned(high)}")
+        told.append(
+            f"high precision there changes the loss by {signed(-high.estimate)} "
+            f"{limits(_turned(high))}"
+        )
     if aside is not None:
-        told.append(f"another seed: {-aside.estimate:+.3g}")
+        told.append(f"another seed by {signed(-aside.estimate)}")
+    claim = f"verified: {counted(steps, 'step')} with {remedy} at {site} {verb} the validation loss"
     return _finding(
         site, gain,
-        claim=f"{claim} ({'; '.join(told)})",
+        claim="; ".join([f"{claim}{change}", *told]),
         remedy=_words(remedy, site) if good else "leave the layer as it is: nothing to gain here",
     )  # fmt: skip
 
@@ -127,9 +138,6 @@ def _by_site(records: Sequence[Record], prefix: str) -> dict[str, dict[str, Inte
     return {site: names for (site, _), names in intervals(records, prefix, PROBE).items()}
 
 
-def _limits(found: Interval) -> str:
-    return f"[{found.low:.3g}, {found.high:.3g}]"
-
-
-def _turned(found: Interval) -> str:
-    return f"[{-found.high:.3g}, {-found.low:.3g}]"
+def _turned(found: Interval) -> Interval:
+    """A gain of loss as the change of it."""
+    return replace(found, estimate=-found.estimate, low=-found.high, high=-found.low)

@@ -5,21 +5,23 @@ Everything here is read from records and findings, so it can be told again from 
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from qprobe.analyzers.analysis import not_measured
+from qprobe.analyzers.analysis import PARAMETERS, not_measured
+from qprobe.analyzers.analysis import PROBE as ANALYSIS
+from qprobe.analyzers.caveats import caveats
 from qprobe.analyzers.dequantization.emit import Measured
-from qprobe.analyzers.observation import NO_SITE
+from qprobe.analyzers.observation import NO_SITE, NOT_QUANTIZED
 from qprobe.analyzers.recipes import PROBE as RECIPES
 from qprobe.analyzers.recipes import undecided
-from qprobe.analyzers.short_run_findings import PROBE as SHORT_RUN
 from qprobe.analyzers.suspects import of_training
 from qprobe.analyzers.verification_findings import HIGH, best, recoveries
 from qprobe.analyzers.weights import overview
 from qprobe.analyzers.weights.overview import Kept
+from qprobe.analyzers.wording import counted, limits, number
 from qprobe.inference import Interval
 from qprobe.records import Finding, Record, Severity
-from qprobe.records.schema import CRITICAL_LOSS, Cause, severity
+from qprobe.records.schema import Cause, severity
 
 #: What was measured at a layer, who asks for it, and what a clean answer rules out.
 _LOOKED_FOR = (
@@ -29,8 +31,6 @@ _LOOKED_FOR = (
 )
 #: A call that does what a remedy says: a row has no room for it, the finding keeps it.
 _CODE = re.compile(r": override\(model, \{.*?\}\)")
-#: Below this three decimals show nothing.
-_SMALL = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,13 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
     """Read records and findings."""
     measured = Measured(records)
     gap, high = measured.interval("gap"), measured.interval("score.high_precision")
-    rows = tuple(_rows(measured, records, findings))
+    costly = gap is None or high is None or _loses(gap, high)
+    rows = tuple(_rows(measured, records, findings, costly=costly))
     if gap is None or high is None:
         problem = any(one.severity.reaches(Severity.WARN) for one in findings)
+        # Weights by themselves are judged by their warnings; of a model whose score was not
+        # measured nothing says which statistic matters, so all are told.
+        rows = _shown(rows, all_=problem or about.recipe is not None)
         compared = [one for one in findings if one.analyzer == RECIPES]
         if compared:
             verdict = _of_recipes(about, compared)
@@ -92,6 +96,7 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
             verdict = _without_score(about, findings)
     else:
         problem = _loses(gap, high)
+        rows = _shown(rows, all_=problem)
         measures = bool(measured.intervals("recovery"))
         verdict = _of_score(about, (gap, high), rows if problem else None, measures)
     return View(
@@ -100,11 +105,21 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
         rows=rows,
         kept=overview.kept(records) if gap is None else (),
         caveats=(
-            *_caveats(measured, findings, problem),
-            *(overview.left_out(records) if gap is None else ()),
+            *caveats(measured, findings, [row.found for row in rows], problem=problem),
+            *((*overview.mute(records), *overview.left_out(records)) if gap is None else ()),
         ),
         not_measured=tuple(_missed(records)),
     )
+
+
+def coverage(records: Sequence[Record]) -> str | None:
+    """How much of a model is under the recipe; None where the file does not say."""
+    sizes = Measured(records).values("parameters")
+    whole = [one.value for one in records if (one.probe, one.key) == (ANALYSIS, PARAMETERS)]
+    if not sizes or not whole:
+        return None
+    share = sum(sizes.values()) / whole[-1]
+    return f"{counted(len(sizes), 'layer')} with {share:.0%} of the parameters"
 
 
 def _missed(records: Sequence[Record]) -> Iterator[str]:
@@ -112,12 +127,15 @@ def _missed(records: Sequence[Record]) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for site, reason in not_measured(records):
         name, _, why = reason.rpartition(": ")
-        if why == NO_SITE:  # what a model has not is not missed one by one
+        if why in (NO_SITE, NOT_QUANTIZED):  # what a model has not is not missed one by one
             reasons.setdefault(why, []).append(name)
         else:
             reasons.setdefault(reason, []).append(site)
+    alike: dict[str, list[str]] = {}
     for reason, sites in reasons.items():
-        yield f"{', '.join(sites)}: {reason}"
+        alike.setdefault(", ".join(sites), []).append(reason)
+    for sites_, why_ in alike.items():
+        yield f"{sites_}: {', '.join(why_)}"
 
 
 def _of_score(
@@ -132,7 +150,11 @@ def _of_score(
     whole = number(high.estimate)
     cost = f"{about.recipe} costs {number(gap.estimate)} {name} {limits(gap)} of {whole}"
     if gap.high < 0.0:
-        return f"No problem found: {about.recipe} scores {number(-gap.estimate)} {name} better."
+        gain = replace(gap, estimate=-gap.estimate, low=-gap.high, high=-gap.low)
+        return (
+            f"No problem found: {about.recipe} scores {number(gain.estimate)} {name} "
+            f"{limits(gain)} better than high precision, {whole}."
+        )
     if rows is None:
         return f"No problem found: {cost}."
     if not measures:
@@ -145,7 +167,12 @@ def _of_score(
 
 def _without_score(about: Subtitle, findings: Sequence[Finding]) -> str:
     odd = sum(one.severity.reaches(Severity.WARN) for one in findings)
-    found = f"{odd} warning{'' if odd == 1 else 's'}" if odd else "nothing odd"
+    if odd:
+        found = counted(odd, "warning")
+    elif findings:
+        found = f"no warning, {counted(len(findings), 'note')}"
+    else:
+        found = "nothing odd"
     return f"What {about.recipe} costs {about.title} was not measured; {found} in what was."
 
 
@@ -162,25 +189,6 @@ def _of_recipes(about: Subtitle, findings: Sequence[Finding]) -> str:
     return f"{len(worse)} of {what} surely lose score: {worse[0].claim}."
 
 
-def number(value: float) -> str:
-    """Three decimals, or as many significant digits where that would hide a small number.
-
-    >>> number(0.1216), number(-0.004), number(0.000123), number(0.0)
-    ('0.122', '−0.004', '0.000123', '0.000')
-    """
-    form = ".3f" if value == 0.0 or abs(value) >= _SMALL else ".3g"
-    return f"{value + 0.0:{form}}".replace("-", "−")
-
-
-def limits(found: Interval) -> str:
-    """Limits as text.
-
-    >>> limits(Interval(estimate=0.1, low=-0.004, high=0.2, level=0.95, n=3, method=""))
-    '[−0.004, 0.200]'
-    """
-    return f"[{number(found.low)}, {number(found.high)}]"
-
-
 def _loses(gap: Interval, high: Interval) -> bool:
     """Whether the loss is sure and worth a warning; of a score of 0 every sure loss is."""
     if not high.estimate:
@@ -188,10 +196,17 @@ def _loses(gap: Interval, high: Interval) -> bool:
     return severity(gap.low / abs(high.estimate)).reaches(Severity.WARN)
 
 
+def _shown(rows: Sequence[Row], *, all_: bool) -> tuple[Row, ...]:
+    return tuple(row for row in rows if all_ or row.severity is not Severity.INFO)
+
+
 def _rows(
-    measured: Measured, records: Sequence[Record], findings: Sequence[Finding]
+    measured: Measured, records: Sequence[Record], findings: Sequence[Finding], *, costly: bool
 ) -> Iterator[Row]:
-    """The layers that cost most, then those that only a statistic finds odd, the gravest first."""
+    """The layers that cost most, then those that only a statistic finds odd, the gravest first.
+
+    A layer alone is a problem only of a model that has one (``costly``).
+    """
     costs, gap = measured.intervals("recovery"), measured.interval("gap")
     seen = {(one.site, one.probe) for one in records}
     high = measured.interval("score.high_precision")
@@ -223,7 +238,7 @@ def _rows(
         remedy, verified = _remedy(told, tried.get(site, {}), costed=cost is not None)
         yield Row(
             site=site,
-            severity=told[0].severity if told else _severity(cost, high),
+            severity=told[0].severity if told else _severity(cost, high if costly else None),
             cost=cost,
             share=None if cost is None or lost is None else cost.estimate / lost.estimate,
             cause=_cause(told),
@@ -277,36 +292,3 @@ def _remedy(
     if findings:
         return _CODE.sub("", findings[0].remedy), ""
     return (f"keep in {HIGH}" if costed else ""), ""
-
-
-def _caveats(measured: Measured, findings: Sequence[Finding], problem: bool) -> Iterator[str]:
-    yield from (f"{one.claim}." for one in findings if one.analyzer == RECIPES)
-    ran = [one.claim for one in findings if one.analyzer == SHORT_RUN]
-    yield from (f"{claim[:1].upper()}{claim[1:]}." for claim in ran)
-    gap, high = measured.interval("gap"), measured.interval("score.high_precision")
-    if gap and high and not problem and gap.high >= CRITICAL_LOSS * abs(high.estimate):
-        yield (
-            f"The interval reaches {number(gap.high)}: {gap.n} groups are few; more validation "
-            "data would narrow it."
-        )
-    if measured.values("screen") and not measured.intervals("recovery"):
-        yield "Layers were screened and not measured; leave out --quick to measure them."
-    elif measured.value("stopped.budget"):
-        yield "The budget ended the search; --exhaustive measures every layer."
-    tau = measured.interval("agreement")
-    if tau is not None:
-        trust = "can" if tau.low > 0.5 else "cannot"
-        yield (
-            f"--quick {trust} be trusted on this model: its order of {tau.n} layers and the true "
-            f"one have Kendall's τ {tau.estimate:.2f} {limits(tau)}."
-        )
-    together = sorted(measured.entries("cumulative"), key=lambda one: one.step)
-    if problem and len(together) > 1:
-        last = together[-1]
-        yield (
-            f"{len(together)} layers in high precision recover {number(last.interval.estimate)} "
-            f"{limits(last.interval)} together."
-        )
-    training = [one for one in findings if of_training(one) and one.severity is not Severity.INFO]
-    if training:
-        yield f"In training: {training[0].claim}; {training[0].remedy}."

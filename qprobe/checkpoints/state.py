@@ -57,8 +57,8 @@ def read(path: Path) -> State:
     content = archive.load(path)
     if not isinstance(content, Mapping):
         raise InputError(
-            f"{path} holds a {type(content).__name__}, not a table of named weights; save "
-            "model.state_dict()."
+            f"{path} holds an object of type {type(content).__name__}, not a table of named "
+            "weights; save model.state_dict()."
         )
     notes: list[str] = []
     table, wrapper = _unwrap(path, content, notes)
@@ -113,8 +113,8 @@ def _tensors(path: Path, table: Mapping[Any, Any], notes: list[str]) -> dict[str
     for name, value in table.items():
         if not isinstance(name, str):
             raise InputError(
-                f"{path} names a weight {name!r}, a {type(name).__name__}; names are text, as in "
-                "model.state_dict()."
+                f"{path} names a weight {name!r}, of type {type(name).__name__}; names are text, "
+                "as in model.state_dict()."
             )
         if isinstance(value, Tensor):
             archive.check_tensor(path, name, value)

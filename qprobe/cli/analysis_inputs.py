@@ -205,7 +205,7 @@ def _made(reference: str, make: Callable[[], object]) -> Subject:
     subject = tried(f"--subject {reference}", make)
     if not isinstance(subject, Subject):
         raise InputError(
-            f"--subject {reference}: it returned a {type(subject).__name__}; return a "
-            "qprobe.Subject."
+            f"--subject {reference}: it returned an object of type "
+            f"{type(subject).__name__}; return a qprobe.Subject."
         )
     return subject

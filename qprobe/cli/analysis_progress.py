@@ -39,8 +39,9 @@ class Lines(Watcher):
     def stage(self, name: str) -> None:
         """Say which one begins."""
         self._number += 1
-        spent = spoken(time.monotonic() - self._began)
-        line = f"[{self._number}/{max(self._number, len(self._names))}] {name}, after {spent}"
+        seconds = round(time.monotonic() - self._began)
+        spent = f", after {spoken(seconds)}" if seconds >= 10 else ""
+        line = f"[{self._number}/{max(self._number, len(self._names))}] {name}{spent}"
         print(line, file=sys.stderr, flush=True)
 
 

@@ -10,6 +10,8 @@ import typer
 from qprobe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qprobe.analyzers.analysis import Request
     from qprobe.analyzers.analysis_file import Place
     from qprobe.analyzers.depth import Depth
@@ -104,11 +106,21 @@ def analyze(  # noqa: PLR0913  (one for each part of the question)
     if html is not None:
         _html(file, html)
     if as_json or not quiet:
-        _show(what, report, worse, as_json=as_json)
-    failed = threshold is not None and any(
-        one.severity.reaches(threshold) for one in report.findings
-    )
+        _show(what, report, (worse, before or []), as_json=as_json)
+    failed = _failed(report.findings, threshold)
     return 1 if failed or worse else 0
+
+
+def _failed(findings: "Sequence[Finding]", threshold: "Severity | None") -> bool:
+    """Whether anything is as grave as that; the gravest is named, as the verdict may be of others.
+
+    A training may lose its gradients in a model whose score does not suffer.
+    """
+    grave = [one for one in findings if threshold is not None and one.severity.reaches(threshold)]
+    if grave:
+        more = f", and {len(grave) - 1} more" if len(grave) > 1 else ""
+        print(f"--fail-on {threshold}: {grave[0].claim}{more}.", file=sys.stderr)
+    return bool(grave)
 
 
 def _run(what: "Given", request: "Request", place: "Place", *, quiet: bool) -> "Report | None":
@@ -174,13 +186,22 @@ def _html(file: Path, html: Path) -> None:
     write(Library([file]), html)
 
 
-def _show(what: "Given", report: "Report", worse: "list[Finding]", *, as_json: bool) -> None:
+def _show(
+    what: "Given",
+    report: "Report",
+    compared: "tuple[list[Finding], list[Finding]]",
+    *,
+    as_json: bool,
+) -> None:
+    """On standard output; ``compared`` are findings that are worse, and those of the baseline."""
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.text import Text
 
-    label = what.label
+    from qprobe.cli.baseline import sentence
+
+    label, (worse, before) = what.label, compared
     if as_json:
         facts = {
             "file": report.file, "title": label.title, "recipe": label.recipe,
@@ -190,9 +211,12 @@ def _show(what: "Given", report: "Report", worse: "list[Finding]", *, as_json: b
         }  # fmt: skip
         print(report.json(facts))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+    told = [f"Worse than the baseline: {sentence(one, before)}." for one in worse]
+    if not sys.stdout.isatty():
+        print("\n".join([report.text(what.notes), *told]))
+        return
+    console = Console(highlight=False)
     # Commands are copied: a narrow terminal must not cut them.
     console.print(report.lines(what.notes), crop=False)
-    for one in worse:
-        line = f"Worse than the baseline: {one.claim} [{one.low:.3g}, {one.high:.3g}]"
+    for line in told:
         console.print(Text(line, style="bold red"))

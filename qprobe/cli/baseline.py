@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qprobe import records
+from qprobe.analyzers.wording import parted
 from qprobe.errors import InputError
 from qprobe.records import Finding, Severity
 from qprobe.records.schema import Json
@@ -33,18 +34,8 @@ def unlike(file: Path, now: Mapping[str, Json]) -> str | None:
     """
     with records.open(file) as run:
         before = run.meta.config
-    told = [
-        f"{name} {_said(before[name])}, not {_said(now[name])}"
-        for name in _ASKED
-        if name in before and name in now and before[name] != now[name]
-    ]
-    return f"the baseline is of another analysis ({'; '.join(told)})" if told else None
-
-
-def _said(value: Json) -> str:
-    if isinstance(value, list):
-        return " and ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
+    told = parted(before, now, [name for name in _ASKED if name in before and name in now])
+    return f"the baseline is of another analysis ({told})" if told else None
 
 
 def worse_than(before: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:
@@ -57,6 +48,20 @@ def worse_than(before: Sequence[Finding], findings: Sequence[Finding]) -> list[F
     for one in before:
         known.setdefault(_key(one), []).append(one)
     return [one for one in findings if _is_worse(one, known.get(_key(one), []))]
+
+
+def sentence(one: Finding, before: Sequence[Finding]) -> str:
+    """What is worse, and what stood for it in the stored analysis."""
+    known = [old for old in before if _key(old) == _key(one)]
+    least = min(known, key=lambda old: old.effect, default=None)
+    was = "nothing like it before" if least is None else f"{_effect(least)} before"
+    return f"{one.claim} ({_effect(one)}; {was})"
+
+
+def _effect(one: Finding) -> str:
+    exact = one.low == one.effect == one.high
+    limits = "" if exact else f" [{one.low:.3g}, {one.high:.3g}]"
+    return f"{one.effect:.3g}{limits} {one.unit}"
 
 
 def _key(one: Finding) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qprobe.cli.columns import aligned
+from qprobe.records import Column
 from qprobe.records import open as open_run
 from qprobe.records.parting import Difference, Parting, parting
 
+_HEAD = ("layer", "tensor", "measured", "first", "second", "relative")
 _Run = typer.Argument(help="A .qprobe file.", show_default=False)
 
 
@@ -28,7 +32,7 @@ def diff(
 ) -> int:
     """Name the first step and layer where two runs part.
 
-    Exit 1 if they do.
+    Exit 1 if they do, or if they have nothing that could be compared.
     """
     with open_run(first) as one, open_run(second) as two:
         found = parting(one, two, tolerance)
@@ -36,26 +40,29 @@ def diff(
         print(json.dumps(_plain(found), indent=2, allow_nan=False))
     else:
         _show(found, rows)
-    return 1 if found.differences else 0
+    return 1 if found.differences or found.last_step is None else 0
 
 
 def _show(found: Parting, rows: int) -> None:
     console = Console(highlight=False)
     console.print(_verdict(found), soft_wrap=True, markup=False)
     if found.differences:
-        table = Table(
-            "layer", "tensor", "measured", "first", "second", "relative", box=None, pad_edge=False
-        )
+        table = Table(box=None, pad_edge=False)
+        for name in _HEAD:
+            table.add_column(name, overflow="fold")  # the end of a name tells it from others
         for one in found.differences[:rows]:
             table.add_row(*map(Text, _row(one)))
-        console.print(table)
+        if sys.stdout.isatty():
+            console.print(table)
+        else:
+            print("\n".join(aligned([_HEAD, *map(_row, found.differences[:rows])])))
         left = len(found.differences) - rows
         if left > 0:
-            console.print(f"and {left} more at this step; --rows shows them.")
+            console.print(f"and {left:,} more at this step; --rows shows them.")
     for name, only in (("first", found.only_first), ("second", found.only_second)):
         if only:
             console.print(
-                f"Only the {name} run has {len(only)} series, such as {only[0]}.",
+                f"Only the {name} run has {len(only)} series, such as {_named(only[0])}.",
                 soft_wrap=True,
                 markup=False,
             )
@@ -71,14 +78,24 @@ def _verdict(found: Parting) -> str:
     where = f" in {one.column.site}" if one.column.site else ""
     return (
         f"The runs part at step {one.step}{where}: {_what(one)} is {one.first:.6g} and "
-        f"{one.second:.6g}. {count} {'value differs' if count == 1 else 'values differ'} there; "
+        f"{one.second:.6g}. {count:,} {'value differs' if count == 1 else 'values differ'} there; "
         f"{found.compared:,} were compared, up to step {found.last_step}."
     )
 
 
 def _what(one: Difference) -> str:
     column = one.column
-    return " ".join(part for part in (column.probe, column.key, column.role) if part)
+    return f"{column.probe}.{column.key}{f' of {column.role}' if column.role else ''}"
+
+
+def _named(column: Column) -> str:
+    """A series in words, as its layer, tensor and measurement.
+
+    >>> _named(Column("", "", "training", "loss")), _named(Column("fc", "input", "moments", "n"))
+    ('training.loss', 'moments.n of fc input')
+    """
+    where = " ".join(part for part in (column.site, column.role) if part)
+    return f"{column.probe}.{column.key}{f' of {where}' if where else ''}"
 
 
 def _row(one: Difference) -> tuple[str, ...]:

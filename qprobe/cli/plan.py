@@ -42,7 +42,7 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
 ) -> int:
     """Choose the fewest layers that have to stay in high precision."""
     if (keep is None) == (target is None):
-        raise InputError("give one of --keep (such as 5%) and --target (such as 99%).")
+        raise InputError("give either --keep (such as 5%) or --target (such as 99%).")
     if out is not None and to is None:
         raise InputError(f"--out {out} needs --to, which says what to write there.")
     from qprobe.cli.plan_table import as_json as json_of

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +39,11 @@ MEASURES: Mapping[str, Measure] = {
     "channels": Measure(title="channel", probe="moments", key="channel_kurtosis_max"),
     "largest": Measure(title="largest", probe="moments", key="absmax", form="{:.3g}"),
 }
+
+#: Columns in which the name of a layer can still be read, over several lines.
+_NAME = 16
+#: Columns between two columns.
+_GAP = 2
 
 Row = tuple[str, str, Mapping[str, float]]
 
@@ -85,26 +90,80 @@ def render(seen: Look, count: int) -> RenderableType:
     """A line on the run, the table, and what is not shown."""
     parts: list[RenderableType] = [Text(_heading(seen), style="bold"), Text(_state(seen))]
     if not seen.rows:
-        parts.append(
-            Text("No layer has been measured yet: the run was trained without probes, or just now.")
+        why = (
+            "this is an analysis, which the dashboard shows"
+            if seen.meta.config.get("kind") == "analysis"
+            else "the run was trained without probes, or has only begun"
         )
+        parts.append(Text(f"No layer has been watched yet: {why}."))
         return Group(*parts)
     shown = [name for name in MEASURES if any(name in row[2] for row in seen.rows)]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("tensor", no_wrap=True)
-    for name in shown:
-        style = "bold" if name == seen.by else ""
-        table.add_column(MEASURES[name].title, justify="right", style=style, no_wrap=True)
-    for site, role, values in seen.rows[:count]:
-        cells = [MEASURES[name].form.format(values[name]) if name in values else "-"
-                 for name in shown]  # fmt: skip
-        table.add_row(Text(site), Text(role), *cells)
-    parts.append(table)
-    left = len(seen.rows) - count
-    if left > 0:
-        parts.append(Text(f"{left} more are better by {MEASURES[seen.by].title}."))
+    parts += [_Layers(seen, shown, count), *_rest(seen, shown, count)]
     return Group(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """The table, as wide as there is room: a layer without its name would say nothing."""
+
+    seen: Look
+    shown: Sequence[str]
+    count: int
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        names = list(self.shown)
+        # The measure that ranks stays; of the others those to the right go first.
+        for name in reversed(self.shown):
+            if sum(self._widths(names)) + _GAP * (len(names) + 1) <= options.max_width:
+                break
+            if name != self.seen.by:
+                names.remove(name)
+        yield self._table(names)
+
+    def _table(self, names: Sequence[str]) -> Table:
+        table = Table(box=None, pad_edge=False)
+        layer, tensor, *widths = self._widths(names)
+        table.add_column("layer", overflow="fold", min_width=layer)
+        table.add_column("tensor", no_wrap=True, min_width=tensor)
+        for name, width in zip(names, widths, strict=True):
+            style = "bold" if name == self.seen.by else ""
+            title = MEASURES[name].title
+            table.add_column(title, justify="right", style=style, no_wrap=True, min_width=width)
+        for site, role, values in self._rows:
+            table.add_row(Text(site), Text(role), *(_cell(name, values) for name in names))
+        return table
+
+    def _widths(self, names: Sequence[str]) -> list[int]:
+        """The least that each column needs; names of layers may be broken, numbers may not."""
+        rows = self._rows
+        return [
+            min(_NAME, max(len(site) for site, _, _ in rows)),
+            max(len("tensor"), *(len(role) for _, role, _ in rows)),
+            *(
+                max(len(MEASURES[name].title), *(len(_cell(name, one)) for _, _, one in rows))
+                for name in names
+            ),
+        ]
+
+    @property
+    def _rows(self) -> tuple[Row, ...]:
+        return self.seen.rows[: self.count]
+
+
+def _cell(name: str, values: Mapping[str, float]) -> str:
+    return MEASURES[name].form.format(values[name]) if name in values else "-"
+
+
+def _rest(seen: Look, shown: Sequence[str], count: int) -> Iterator[Text]:
+    """What the table does not show; and that it is no ranking, where nothing was there to rank."""
+    left = len(seen.rows) - count
+    title = MEASURES[seen.by].title
+    if seen.by not in shown:
+        more = f"; {left:,} more in the run" if left > 0 else ""
+        others = " or ".join(f"--by {name}" for name in shown)
+        yield Text(f"No layer has {title}, so these are in no order{more}; rank with {others}.")
+    elif left > 0:
+        yield Text(f"{left:,} more {'is' if left == 1 else 'are'} better by {title}.")
 
 
 def _badness(row: Row, by: str) -> float:

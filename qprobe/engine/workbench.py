@@ -3,6 +3,7 @@
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,9 @@ def prepare(config: TrainConfig) -> Workbench:
     )
 
 
-def reopen(path: Path) -> Workbench:
+def reopen(path: str | PathLike[str]) -> Workbench:
     """The training that wrote a checkpoint, with its weights: model, recipe, data and split."""
+    path = Path(path)
     state = checkpoint.load(path)
     with checkpoint.understood(path):
         config = TrainConfig.of(state["config"])

@@ -211,10 +211,7 @@ def _notes(evidence: Evidence, kept: Sequence[Layer]) -> list[str]:
         )
     doubtful = [layer for layer in kept if layer.recovery and layer.recovery.low <= 0]
     if doubtful:
-        notes.append(
-            f"the recovery of {len(doubtful)} of the {len(kept)} layers is within its noise: "
-            f"{_listed(doubtful)}."
-        )
+        notes.append(f"{_of(len(doubtful), len(kept))} within its noise: {_listed(doubtful)}.")
     predicted = _predicted(evidence, kept)
     high = evidence.score_fp
     if predicted is not None and high is not None and predicted.estimate > high:
@@ -223,6 +220,13 @@ def _notes(evidence: Evidence, kept: Sequence[Layer]) -> list[str]:
             "fewer may do."
         )
     return notes
+
+
+def _of(some: int, all_: int) -> str:
+    """The recoveries of some layers, as the subject of a sentence with its verb."""
+    if some == all_:
+        return "the recovery of the one layer is" if all_ == 1 else "the recovery of each layer is"
+    return f"the recovery of {some} of the {all_} layers is"
 
 
 def _listed(layers: Sequence[Layer]) -> str:

@@ -157,7 +157,7 @@ def _optional(values: Values, key: str, whose: str) -> float | None:
 
 def _number(values: Values, key: str, whose: str) -> float:
     if key not in values:
-        raise InputError(f"{key} of {whose} is not in the run, and a plan needs it; {_AGAIN}.")
+        raise InputError(f"the run holds no {key!r} of {whose}, which a plan needs; {_AGAIN}.")
     if not isfinite(values[key]):
         raise InputError(f"{key} of {whose} is {values[key]} and not a number; {_AGAIN}.")
     return values[key]

@@ -35,6 +35,11 @@ class Plan:
             raise InputError(f"{min(both)} is both in high precision and quantized.")
 
     @property
+    def summary(self) -> str:
+        """How many layers it keeps, for the head of a file."""
+        return f"high precision: {len(self.kept)} of {len(self.kept) + len(self.quantized)} layers"
+
+    @property
     def parameters(self) -> int:
         """Elements of the weights of all layers."""
         return sum(layer.parameters for layer in (*self.kept, *self.quantized))

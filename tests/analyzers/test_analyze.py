@@ -35,7 +35,7 @@ def test_a_report_names_the_layer_and_prints_what_the_command_prints(tmp_path):
     assert report.view.rows[0].site == "2"
     assert {site for one in report.findings for site in one.sites} >= {"2"}
     lines = str(report).splitlines()
-    assert lines[0] == "three layers, int4-tensor"
+    assert lines[0] == "three layers, int4-tensor, 3 layers with 89% of the parameters"
     assert lines[1] == report.verdict
     assert f"Next: qprobe plan {file} --target 99%" in lines
     assert repr(report) == f"<Report: {report.verdict}>"
@@ -57,7 +57,7 @@ def test_without_a_file_nothing_is_left_but_the_report(tmp_path, monkeypatch):
 def test_a_notebook_shows_it_and_takes_no_name_for_markup():
     given = replace(one_loud_output(), name="<script>")
     shown = qprobe.analyze(given, depth="quick", **NOTHING_ELSE)._repr_html_()
-    assert shown.startswith("<pre>&lt;script&gt;, int4-tensor\n")
+    assert shown.startswith("<pre>&lt;script&gt;, int4-tensor, 3 layers")
     assert "<script>" not in shown
 
 
@@ -79,3 +79,11 @@ def test_a_model_in_high_precision_is_told_how_to_be_quantized():
     given = replace(one_loud_output(), model=nn.Linear(8, 1), name="mine")
     with pytest.raises(InputError, match=r"qprobe\.convert\(model, 'int4-tensor'\)"):
         qprobe.analyze(given)
+
+
+def test_a_folder_that_nobody_may_write_to_is_told_before_anything_is_measured(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("qprobe.analyzers.analysis_file.os.access", lambda *_: False)
+    with pytest.raises(InputError, match="cannot be written to; give another place"):
+        qprobe.analyze(one_loud_output(), tmp_path / "a.qprobe", depth="quick")

@@ -8,7 +8,7 @@ from torch import nn
 from qprobe.analyzers.measured import Measured, Place
 from qprobe.analyzers.observation import control, observe, under_recipe
 from qprobe.errors import InputError
-from qprobe.quant import convert
+from qprobe.quant import convert, override
 
 READS = ["moments", "operand_error", "branch_energy", control("branch_energy")]
 
@@ -97,6 +97,17 @@ def test_what_cannot_be_seen_is_said():
     assert observe(convolutions(), ["attention_logits"]).records == ()
     both = observe(convolutions(), ["attention_logits", control("attention_logits"), "moments"])
     assert both.not_measured == found.not_measured  # once, although its control misses it too
+
+
+def test_a_probe_that_has_nothing_to_compare_keeps_no_other_from_looking():
+    """A model of which only the last layer is under a recipe has attention that is not."""
+    patient = transformer()
+    convert(patient.model, "bf16")
+    last = [path for path, one in patient.model.named_modules() if isinstance(one, nn.Linear)][-1]
+    override(patient.model, {last: "nvfp4"})
+    found = observe(patient, ["attention_logits", "moments", "output_error"])
+    assert found.not_measured[0] == "attention_logits: nothing there is under a recipe"
+    assert {"moments", "output_error"} <= {one.probe for one in found.records}
 
 
 def test_a_loss_without_anything_learned_says_that_gradients_are_missing():

@@ -89,9 +89,13 @@ def test_what_was_not_measured_is_one_sentence():
     assert "Not measured: x, y (why: so); z (else)." in said
 
 
-def test_without_a_problem_only_what_warns_is_shown():
-    quiet = replace(SEEN, problem=False, rows=(replace(ROW, severity=Severity.INFO),))
-    assert "head" not in printed(quiet)
+def test_what_a_person_should_know_of_the_inputs_is_a_sentence_of_its_own():
+    shown = Console(file=StringIO(), width=100)
+    with shown.capture() as got:
+        shown.print(render(SEEN, "cnn", None, ["best.pt holds no optimizer state"]))
+    first, *lines = got.get().splitlines()
+    assert first.strip() == "cnn"
+    assert "Note: best.pt holds no optimizer state." in [line.strip() for line in lines]
 
 
 def test_json_holds_everything_and_no_number_that_is_none():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from qprobe.analyzers.view import Subtitle, view
+from qprobe.analyzers.view import Subtitle, coverage, view
 from qprobe.records import Finding, Record, Role, Severity
 from qprobe.records.schema import Cause
 
@@ -44,7 +44,7 @@ def test_the_verdict_names_the_layer_and_its_share():
     ("records", "says"),
     [
         (scored(0.001, -0.002, 0.004), "No problem found: int4-tensor costs 0.001"),
-        (scored(-0.01, -0.02, -0.001), "No problem found: int4-tensor scores 0.010 AUPRC better"),
+        (scored(-0.01, -0.02, -0.001), "scores 0.010 AUPRC [0.001, 0.020] better than"),
         (scored(), "which layers cost it was not measured"),
         ([*scored(), *STEM], "no single layer surely recovers any of it"),
     ],
@@ -93,6 +93,29 @@ def test_a_layer_that_costs_nothing_and_is_only_noted_is_no_row():
     ]  # fmt: skip
 
 
+def test_a_model_that_loses_nothing_has_no_layer_that_fails():
+    """A layer may cost more than the whole model; then others pay it back."""
+    fine = [*scored(0.001, -0.002, 0.004), *HEAD]
+    assert view(ABOUT, fine, []).rows == ()
+    assert len(view(ABOUT, [*scored(), *HEAD], []).rows) == 1
+
+
+def test_weights_that_only_note_something_have_no_row_and_a_model_without_a_score_has():
+    noted = replace(FOUND, severity=Severity.INFO)
+    assert view(replace(ABOUT, recipe=None), [], [noted]).rows == ()
+    seen = view(ABOUT, [], [noted])
+    assert [row.site for row in seen.rows] == ["head"]
+    assert "no warning, 1 note in what was." in seen.verdict
+
+
+def test_how_much_of_a_model_is_under_the_recipe():
+    sizes = [Record("", 0, site, "", "dequantization", "parameters", 8.0) for site in "ab"]
+    whole = Record("", 0, "", "", "analysis", "parameters", 64.0)
+    assert coverage([*sizes, whole]) == "2 layers with 25% of the parameters"
+    assert coverage([sizes[0], whole]) == "1 layer with 12% of the parameters"
+    assert coverage(sizes) is None  # a file of an earlier version does not say
+
+
 def test_a_row_has_the_remedy_in_words_and_no_code():
     code = "keep it in high precision: override(model, {'head': 'bf16'}); or be finer"
     (row,) = view(ABOUT, [*scored(), *HEAD], [replace(FOUND, remedy=code)]).rows
@@ -129,6 +152,9 @@ def test_what_the_backward_products_lose_is_told_apart():
     seen = view(ABOUT, [*scored(), *HEAD], [backward])
     assert seen.rows[0].cause is Cause.NOT_EXPLAINED
     assert "In training: short; finer scales." in seen.caveats
+    unscored = view(ABOUT, [], [backward])
+    assert [row.found for row in unscored.rows] == ["short"]
+    assert unscored.caveats == ()  # it is in the list already
 
 
 def test_short_runs_and_recipes_are_told_in_sentences():

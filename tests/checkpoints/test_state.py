@@ -55,11 +55,11 @@ def test_what_is_no_tensor_among_the_weights_is_said(opened):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([1], "holds a list, not a table"),
-        (torch.ones(3), "holds a Tensor, not a table"),
+        ([1], "of type list, not a table"),
+        (torch.ones(3), "of type Tensor, not a table"),
         ({}, "holds no weights where they are looked for; it has nothing"),
         ({"lr": 0.1}, "it has lr"),
-        ({1: torch.ones(1)}, "names a weight 1, a int"),
+        ({1: torch.ones(1)}, "names a weight 1, of type int"),
         ({"model": {}}, "holds no weights"),
     ],
 )

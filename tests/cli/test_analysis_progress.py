@@ -21,6 +21,16 @@ def test_a_pipe_gets_a_line_for_each_stage(capsys):
     ]  # fmt: skip
 
 
+def test_time_is_told_where_there_was_any(capsys, monkeypatch):
+    now = iter([100.0, 100.2, 142.3])
+    monkeypatch.setattr("qprobe.cli.analysis_progress.time.monotonic", lambda: next(now))
+    lines = Lines()
+    lines.stages(["a", "b"])
+    lines.stage("a")
+    lines.stage("b")
+    assert capsys.readouterr().err.splitlines() == ["[1/2] a", "[2/2] b, after 42 s"]
+
+
 @pytest.fixture
 def bar():
     made = Bar()

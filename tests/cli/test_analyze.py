@@ -86,6 +86,7 @@ def test_weights_alone_are_judged_and_what_is_lacking_is_said(tmp_path, capsys):
     assert "[bold]x[/bold]" in said.out
     assert "--subject" in said.out
     assert (tmp_path / "model-weights.qprobe").is_file()
+    assert re.search(r"^--fail-on warn: .+\.$", said.err, re.MULTILINE), said.err
 
 
 def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsys):
@@ -111,7 +112,7 @@ def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsy
         ([], "there is nothing to analyze"),
         (["--subject", "{own}:raises"], "RuntimeError: no \\[bold\\]data"),
         (["--subject", "{tmp}/ends.py:f"], "raised SystemExit: 0, on import; run it alone"),
-        (["--subject", "{own}:wrong"], "it returned a int"),
+        (["--subject", "{own}:wrong"], "it returned an object of type int"),
         (["--subject", "{own}:nothing"], "has no function 'nothing'"),
         (["--subject", "{tmp}/no.py:f"], "there is no file"),
         (["--subject", "{own}"], "file.py:function"),
@@ -130,6 +131,7 @@ def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsy
             ["--subject", "{own}:make_subject", "--recipe", "nvfp4", "--steps", "3", "--verify"],
             "offers no training to go on with",
         ),
+        (["{tmp}/other.pt", "--quick", "--verify"], "leave out one of them"),
         (["{tmp}/other.pt", "--only", "wheights"], "did you mean 'weights'"),
         (["{tmp}/other.pt", "--only", "dequantization"], "nothing is left to analyze"),
         (["{tmp}/other.pt", "--out", "{tmp}/no/a.qprobe"], "there is no folder"),
@@ -159,7 +161,9 @@ def test_an_existing_report_is_kept_unless_told(own, tmp_path, capsys):
     assert told(capsys, *asked, *out)[0] == 0
     code, said = told(capsys, *asked, *out)
     assert code == 2
-    assert "exists already" in said.err
+    assert "exists already; give --overwrite" in said.err  # the same, of code that may be another
+    _, said = told(capsys, *asked, "--layers", "all", *out)
+    assert "exists already and is another analysis (layers none, not all); give" in said.err
     assert told(capsys, *asked, *out, "--overwrite")[0] == 0
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from qprobe import records
-from qprobe.cli.baseline import stored, unlike, worse_than
+from qprobe.cli.baseline import sentence, stored, unlike, worse_than
 from qprobe.errors import InputError
 from qprobe.records import Finding, Record, Role, RunInfo, Severity
 from qprobe.records.schema import Cause
@@ -55,6 +55,17 @@ def test_a_baseline_of_another_analysis_is_said_to_be_one(tmp_path):
         "the baseline is of another analysis (recipe int8-tensor, not nvfp4; layers none, not all; "
         "only none, not outliers and weights)"
     )
+
+
+def test_what_is_worse_is_told_beside_what_it_was(base):
+    before = stored(base)
+    worse = replace(before[0], effect=0.5, low=0.4, high=0.625, unit=before[0].unit)
+    assert sentence(worse, before).endswith(
+        f"(0.5 [0.4, 0.625] {worse.unit}; {before[0].effect:.3g} [{before[0].low:.3g}, "
+        f"{before[0].high:.3g}] {worse.unit} before)"
+    )
+    exact = replace(worse, sites=("other",), low=0.5, high=0.5)
+    assert sentence(exact, before).endswith(f"(0.5 {worse.unit}; nothing like it before)")
 
 
 def test_what_is_gone_is_not_worse(base):

@@ -80,8 +80,8 @@ def test_nothing_to_keep(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "give one of --keep (such as 5%) and --target"),
-        (["--keep", "5%", "--target", "99%"], "give one of --keep"),
+        ([], "give either --keep (such as 5%) or --target"),
+        (["--keep", "5%", "--target", "99%"], "give either --keep"),
         (["--keep", "lots"], "--keep takes a percentage"),
         (["--keep", "5%", "--out", "x.toml"], "needs --to"),
         (["--keep", "5%", "--to", "tensorrt"], "there is no export to 'tensorrt'"),

@@ -33,10 +33,10 @@ def run(tmp_path: Path):
     return write
 
 
-def shown(path: Path, by: str = "nvfp4", rows: int = 15) -> list[str]:
+def shown(path: Path, by: str = "nvfp4", rows: int = 15, width: int = 200) -> list[str]:
     text = StringIO()
     with records.open(path) as reader:
-        Console(width=200, file=text).print(render(look(reader, by), rows))
+        Console(width=width, file=text).print(render(look(reader, by), rows))
     return text.getvalue().splitlines()
 
 
@@ -76,8 +76,40 @@ def test_what_is_cut_is_counted(run):
     assert shown(run(LAYERS), rows=1)[-1].rstrip() == "2 more are better by NVFP4 dB."
 
 
+@pytest.mark.parametrize(
+    ("width", "by", "head"),
+    [
+        (40, "nvfp4", ["layer", "tensor", "NVFP4", "dB"]),
+        (34, "nvfp4", ["layer", "tensor", "NVFP4", "dB"]),
+        (46, "nvfp4", ["layer", "tensor", "NVFP4", "dB", "underflow"]),
+        (40, "kurtosis", ["layer", "tensor", "kurtosis"]),
+    ],
+)
+def test_a_narrow_terminal_loses_measures_and_never_names(run, width, by, head):
+    long = "blocks.11.attention.projection"
+    lines = shown(run({long: LAYERS["bad"]}), by, width=width)
+    rows = lines[[line.split()[:1] for line in lines].index(["layer"]) :]
+    assert rows[0].split() == head
+    assert "".join(row.split()[0] for row in rows[1:]) == long
+    assert not any("…" in row for row in rows)
+
+
+def test_what_nothing_can_be_ranked_by_is_said(run):
+    lines = shown(run({"stem": {"kurtosis": 3.0}, "head": {"kurtosis": 9.0}}), rows=1)
+    assert lines[-1].rstrip() == (
+        "No layer has NVFP4 dB, so these are in no order; 1 more in the run; rank with --by "
+        "kurtosis."
+    )
+
+
 def test_a_run_without_layers_says_so(run):
-    assert "No layer has been measured yet" in shown(run({}))[-1]
+    assert "No layer has been watched yet: the run was trained without" in shown(run({}))[-1]
+
+
+def test_an_analysis_is_not_called_a_training(tmp_path):
+    path = tmp_path / "a.qprobe"
+    records.create(path, RunInfo(config={"kind": "analysis"}, environment={})).close()
+    assert "this is an analysis, which the dashboard shows" in shown(path)[-1]
 
 
 def test_names_are_no_markup(run):

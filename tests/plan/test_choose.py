@@ -106,6 +106,17 @@ def test_a_screened_run_gives_an_order_and_no_score():
         choose(found, Target(0.9), "nvfp4")
 
 
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [(1, "recovery of the one layer is within"), (2, "recovery of each layer is within")],
+)
+def test_layers_whose_recovery_may_be_noise_are_counted_as_people_count(count, says):
+    rows = [*layer("a", 10, 0.005), *layer("b", 10, 0.005)]
+    found = evidence([*whole(), *rows])
+    (note,) = [one for one in choose(found, KeepLayers(count), "nvfp4").notes if "noise" in one]
+    assert says in note
+
+
 def test_notes_say_what_to_know():
     gap = interval("", "gap", 0.005)
     records = [*whole(), *gap, *layer("a", 1, 0.3), *layer("b", 1, 0.005), *layer("c", 1)]

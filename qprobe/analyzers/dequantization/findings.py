@@ -149,12 +149,10 @@ def _against(last: Entry, alone: float | None) -> str:
     if alone is None:
         return ""
     if last.interval.low > alone:
-        word = "more than"
-    elif last.interval.high < alone:
-        word = "less than"
-    else:
-        word = "about as much as"
-    return f", {word} the {alone:.4g} that they recover alone"
+        return f", more than the {alone:.4g} that they recover alone"
+    if last.interval.high < alone:
+        return f", less than the {alone:.4g} that they recover alone"
+    return f"; alone they add up to {alone:.4g}, no sure difference"
 
 
 def _rest(left: Interval | None) -> str:
@@ -165,19 +163,32 @@ def _rest(left: Interval | None) -> str:
     return f"; {left.estimate:.4g} is still lost"
 
 
-def _interactions(measured: Measured) -> Iterator[Finding]:
+def interactions(measured: Measured) -> list[Entry]:
+    """Pairs that surely do not add up, by a share of the gap that is worth telling."""
     gap = measured.interval("gap")
-    for one in measured.entries("interaction"):
-        found = one.interval
-        told = found.excludes(0.0) and gap is not None
-        if not told or gap is None or abs(found.estimate) < TOLD * gap.estimate:
-            continue
-        sites = tuple(one.site.split(AND))
+    if gap is None:
+        return []
+    return [
+        one
+        for one in measured.entries("interaction")
+        if one.interval.excludes(0.0) and abs(one.interval.estimate) >= TOLD * gap.estimate
+    ]
+
+
+def pair(entry: Entry) -> tuple[str, ...]:
+    """The layers of an interaction."""
+    return tuple(entry.site.split(AND))
+
+
+def _interactions(measured: Measured) -> Iterator[Finding]:
+    for one in interactions(measured):
+        found, sites = one.interval, pair(one)
         fails = "fail together" if found.estimate > 0 else "fail in each other's place"
+        more = "more" if found.estimate > 0 else "less"
         yield Finding(
             **_told(found),
-            claim=f"{' and '.join(sites)} {fails}: together they recover {found.estimate:+.4g} more"
-            " than each alone",
+            claim=f"{' and '.join(sites)} {fails}: together they recover "
+            f"{abs(found.estimate):.4g} {more} than the sum of what each recovers alone",
             cause=Cause.NOT_EXPLAINED,
             severity=Severity.INFO,
             sites=sites,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from qprobe.analyzers.weights.baseline import BLOCKS_DB, granularity_gain_db
 from qprobe.analyzers.weights.variants import GROUP
+from qprobe.analyzers.wording import counted
 from qprobe.records.schema import Cause, Finding, Role, Severity
 
 Values = Mapping[str, float]
@@ -59,7 +60,8 @@ def finding(site: str, values: Values, **facts: object) -> Finding:
 def _nonfinite(site: str, values: Values, bad: float) -> Finding:
     return finding(
         site, values,
-        claim=f"{int(bad)} of {int(values['n'])} elements of {site} are NaN or infinite",
+        claim=f"{int(bad):,} of {counted(int(values['n']), 'element')} of {site} "
+        f"{'is' if bad == 1 else 'are'} NaN or infinite",
         cause=Cause.NOT_EXPLAINED,
         severity=Severity.WARN,
         effect=bad / values["n"],
@@ -73,7 +75,8 @@ def _dead(site: str, values: Values) -> Finding:
     dead, out = int(values["dead_outputs"]), int(values["out"])
     return finding(
         site, values,
-        claim=f"{dead} of {out} outputs of {site} are all zero",
+        claim=f"{dead:,} of {counted(out, 'output')} of {site} {'is' if dead == 1 else 'are'} all "
+        "zero",
         cause=Cause.NOT_EXPLAINED,
         severity=Severity.INFO,
         effect=dead / out,

@@ -22,6 +22,16 @@ TOTAL = "weights"
 #: Elements of a weight that are quantized to judge it in a hurry.
 QUICK = 1 << 20
 
+#: Kinds of tensors in a sentence, after their number.
+_CALLED = {
+    Part.PRODUCT: "without elements",
+    Part.EMBEDDING: "of embeddings",
+    Part.NARROW: "with fewer than 8 inputs",
+    Part.STACK: "of stacked experts",
+    Part.OTHER: "of norms, biases and others",
+    Part.UNREAD: "in a packing that is not read",
+}
+
 
 class Depth(StrEnum):
     """How much of each weight is quantized; extremes and moments are of all of it either way."""
@@ -64,11 +74,12 @@ def _part(name: str, stored: Tensor | PackedWeight) -> Part:
 
 
 def _nothing(checkpoint: Checkpoint, parts: dict[Part, int]) -> str:
-    there = ", ".join(f"{count} {kind}" for kind, count in parts.items() if count)
+    there = ", ".join(f"{count:,} {_CALLED[kind]}" for kind, count in parts.items() if count)
+    what = f"what it holds ({there}) is" if there else "it holds no tensor, so there is"
     return (
-        f"{checkpoint.path} has nothing to judge: of its {len(checkpoint.weights)} tensors "
-        f"({there}) none is the weight of a linear layer or convolution with 8 inputs or more; "
-        "give the weights in high precision, or in a packing that is read."
+        f"{checkpoint.path} has nothing to judge: {what} no weight of a linear layer or "
+        "convolution with 8 inputs or more; give the weights in high precision, or in a packing "
+        "that is read."
     )
 
 

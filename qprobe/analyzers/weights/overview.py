@@ -7,6 +7,7 @@ from statistics import median
 
 from qprobe.analyzers.weights.measurement import PROBE
 from qprobe.analyzers.weights.selection import Part
+from qprobe.analyzers.wording import listed
 from qprobe.records import Finding, Record, Severity
 
 #: Ways to quantize as a person calls them, by the name under which they are recorded.
@@ -77,6 +78,8 @@ def verdict(title: str, records: Sequence[Record], findings: Sequence[Finding]) 
             f"{unread} of {_weights(total)} of {title} {_be(unread)} packed in a way that is not "
             "read; no problem found in the others."
         )
+    if not sites and total == len(dict(_mute(records))):
+        return f"{title} has nothing to lose in {_weights(total)}: no format was compared."
     if not sites:
         return f"No problem found in {_weights(total)} of {title}; no data, no score."
     broken = {site for one in grave for site in one.sites if one.unit == "share of elements"}
@@ -108,6 +111,35 @@ def left_out(records: Sequence[Record]) -> Iterator[str]:
     if told:
         share = of.get(Part.PRODUCT, 0.0) / total
         yield f"Judged are {share:.0%} of all elements; left out: {', '.join(told)}."
+
+
+def mute(records: Sequence[Record]) -> Iterator[str]:
+    """A sentence on the judged weights that say nothing of formats, which few are."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for site, reason in _mute(records):
+        by_reason[reason].append(site)
+    told = [f"{listed(sites)} ({reason})" for reason, sites in by_reason.items()]
+    if told:
+        yield f"No format was compared at {'; '.join(told)}."
+
+
+def _mute(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """Judged weights in which rounding leaves no noise to measure, each with the reason."""
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    for one in records:
+        if one.probe == PROBE and one.site:
+            values[one.site][one.key] = one.value
+    for site in sorted(_sites(records, "judged") - _sites(records, "packed")):
+        of = values[site]
+        broken = of.get("nan", 0.0) or of.get("infinite", 0.0)
+        if broken or "absmax" not in of or any(key.endswith(".sqnr_db") for key in of):
+            continue
+        if not of["absmax"]:
+            yield site, "all zero"
+        elif not of.get("std", 1.0):
+            yield site, "all elements equal"
+        else:
+            yield site, "too small for a scale"
 
 
 def _sites(records: Sequence[Record], key: str) -> set[str]:

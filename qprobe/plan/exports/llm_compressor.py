@@ -24,7 +24,10 @@ def text(plan: Plan) -> str:
         "ignore": [_target(layer.path) for layer in plan.kept],
     }
     recipe = {"default_stage": {"default_modifiers": {"QuantizationModifier": modifier}}}
-    return dump(recipe, [f"qprobe's {plan.recipe}; {len(plan.kept)} layers in high precision"])
+    return dump(
+        recipe,
+        [f"qprobe's {plan.recipe}; {plan.summary}"],
+    )
 
 
 def _target(path: str) -> str:

@@ -35,7 +35,7 @@ def text(plan: Plan) -> str:
         name = f"{literal(layer.path)}.*quantizer"
         entries.append({"quantizer_name": name, "enable": False})
     value = pformat({"quant_cfg": entries, "algorithm": "max"}, width=100, sort_dicts=False)
-    comment = f"# qprobe's {ascii(plan.recipe)[1:-1]}; {len(plan.kept)} layers in high precision"
+    comment = f"# qprobe's {ascii(plan.recipe)[1:-1]}; {plan.summary}"
     return f"{comment}\nQUANT_CFG = {value}\n"
 
 

@@ -12,7 +12,7 @@ _HIGH = "bf16"
 def text(plan: Plan) -> str:
     """Every layer with its recipe: given to ``override``, it is the plan on a plain model too."""
     lines = [
-        f"# {len(plan.kept)} of {len(plan.kept) + len(plan.quantized)} layers in high precision",
+        f"# {plan.summary}",
         "# override(model, read_overrides(path)) of qprobe.quant applies it",
     ]
     recipes = [(layer.path, _HIGH) for layer in plan.kept]

@@ -347,7 +347,7 @@ def test_a_packing_that_is_not_read_is_counted(opened, generator):
     ],
 )
 def test_nothing_to_judge_is_no_clean_bill(tensors, opened):
-    with pytest.raises(InputError, match="has nothing to judge"):
+    with pytest.raises(InputError, match="has nothing to judge: what it holds"):
         findings(opened(tensors))
 
 
@@ -355,7 +355,7 @@ def test_weights_whose_squares_vanish_are_told_dead_only_where_they_are_zero(ope
     weight = torch.full((32, 32), 1e-30)
     weight[3] = 0.0
     (found,) = findings(opened({"fc.weight": weight}))
-    assert found.claim == "1 of 32 outputs of fc are all zero"
+    assert found.claim == "1 of 32 outputs of fc is all zero"
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,23 @@ def test_verdicts(more, found, says):
     assert overview.verdict("m", [*JUDGED, *more], found).startswith(says)
 
 
+def test_weights_that_no_format_can_harm_are_named_and_no_clean_bill():
+    zero = [record("a", "judged"), record("a", "absmax", 0.0), record("a", "std", 0.0)]
+    equal = [record("b", "judged"), record("b", "absmax", 0.5), record("b", "std", 0.0)]
+    small = [record("c", "judged"), record("c", "absmax", 1e-40), record("c", "std", 1e-41)]
+    broken = [record("d", "judged"), record("d", "absmax", 0.0), record("d", "nan", 3.0)]
+    fine = [record("e", "judged"), record("e", "absmax", 1.0), record("e", "nvfp4.sqnr_db", 20.0)]
+    (said,) = overview.mute([*zero, *equal, *small, *broken, *fine])
+    assert said == (
+        "No format was compared at a (all zero); b (all elements equal); c (too small for a scale)."
+    )
+    assert list(overview.mute(fine)) == []
+    assert overview.verdict("m", [*zero, *equal], []) == (
+        "m has nothing to lose in 2 weights: no format was compared."
+    )
+    assert overview.verdict("m", [*zero, *fine], []).startswith("No problem found in 2 weights")
+
+
 RATIOS = [
     record(site, f"{name}.sqnr_db", value)
     for site, nvfp4, int4 in (("a", 20.0, 12.0), ("b", 21.0, 4.0), ("c", 22.0, 14.0))
