@@ -1,0 +1,17 @@
+"""Computing that is no part of what a model computes."""
+
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+
+
+def apart(look: Callable[[], None]) -> None:
+    """Call ``look`` so that what it computes is no part of what the model computes."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
+        if _get_current_dispatch_mode() is None:
+            look()
+        else:
+            # Selective checkpointing counts operations; the receiver's are not the model's.
+            with _disable_current_modes():
+                look()
