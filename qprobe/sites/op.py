@@ -62,8 +62,7 @@ def observe_gradient(x: Tensor, token: Tensor, watcher: int, slot: int, call: in
     that the model has made before, such as a cache of keys, and from then on reads attributes of
     theirs as they were, which ends in a broken graph or in other numbers.
     """
-    if x.requires_grad:  # where no output has a gradient the graph is traced without any
-        x.register_hook(partial(_observe_gradient, token, watcher, slot, call))  # type: ignore[no-untyped-call]
+    x.register_hook(partial(_observe_gradient, token, watcher, slot, call))  # type: ignore[no-untyped-call]
     return x
 
 
