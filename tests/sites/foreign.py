@@ -95,6 +95,13 @@ def whisper(attention):
     return hf.WhisperForConditionalGeneration(config), batch
 
 
+def mamba(_):
+    """Without its kernels it goes over the tokens one by one."""
+    hf = transformers()
+    config = hf.MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2)
+    return hf.MambaForCausalLM(config), tokens()
+
+
 def bart(attention):
     """An encoder and a decoder that takes what it is to make one place later."""
     hf = transformers()
