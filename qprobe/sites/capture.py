@@ -21,7 +21,7 @@ from qprobe.sites.discover import Owner, by_path, owners
 from qprobe.sites.hook import Hook
 from qprobe.sites.intercept import Intercept
 from qprobe.sites.passes import Passes
-from qprobe.sites.reshaped import private_base
+from qprobe.sites.reshaped import private_base, reshapes
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
 from qprobe.sites.traced import Traced, traced_call
@@ -360,7 +360,7 @@ class Capture:
         if watch.attends:
             self._attending.called(module, wanted, 0, given)
         if wanted.gradient is not None and made is not None and made.requires_grad:
-            self._traced.on_gradient(wanted.gradient, made, call)
+            self._traced.on_gradient(wanted.gradient, made, call, reshaped=reshapes(module))
 
     def _number(self, watch: Watch, made: Tensor | None, *, again: bool) -> int:
         """Which call of the pass this is; recomputed calls are counted apart.

@@ -52,9 +52,9 @@ class Traced:
         slot, recording = self._slots[site], torch.is_grad_enabled()
         torch.ops.qprobe.observe(tensor.detach(), self._token, self._number, slot, call, recording)
 
-    def on_gradient(self, site: Site, tensor: Tensor, call: int = 0) -> None:
+    def on_gradient(self, site: Site, tensor: Tensor, call: int, *, reshaped: bool) -> None:
         """Hand over the gradient of ``tensor`` whenever there is one."""
-        op.observe_gradient(tensor, self._token, self._number, self._slots[site], call)
+        op.observe_gradient(tensor, self._token, self._number, self._slots[site], call, reshaped)
 
     def attend(self, sites: Iterable[Site], attended: Attended) -> None:
         """Hand over what logits are made of; what to sample is decided while the graph runs."""

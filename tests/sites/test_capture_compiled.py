@@ -50,6 +50,18 @@ class Viewed(Layers):
         return self.head(self.tap(hidden.mul(2).transpose(0, 1).reshape(-1, 8)))
 
 
+class Overwritten(Layers):
+    """The output of an instance norm is a view, and what follows writes into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.instance = nn.InstanceNorm1d(3)
+
+    def forward(self, x):
+        hidden = self.instance(self.stem(x).unsqueeze(0))
+        return self.head(self.norm(self.tap(self.act(hidden))[0]))
+
+
 class Kept:
     """What a model makes in a pass and writes to, as decoders do with keys and values."""
 
@@ -101,7 +113,7 @@ class Sums:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("make", [Plain, Recomputed, Viewed, Keeping])
+@pytest.mark.parametrize("make", [Plain, Recomputed, Viewed, Keeping, Overwritten])
 def test_one_graph_with_the_bits_it_has_unwatched_and_the_numbers_of_eager(make, backend):
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
     plain = make()
