@@ -352,7 +352,7 @@ class Capture:
     ) -> None:
         """The same where the call is traced: of everything, numbered once and for all."""
         wanted, made = watch.everything, first_tensor(output)
-        if not wanted.passing:
+        if not wanted.passing or torch.compiler.is_exporting():
             return
         call = traced_call() if watch.several else 0
         for site, tensor in wanted.tensors(given, made):

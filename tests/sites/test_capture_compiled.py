@@ -226,6 +226,28 @@ def test_compiled_code_hands_over_what_is_armed_until_the_context_is_left():
     assert counters["stats"]["unique_graphs"] == 2  # the second when no hook was left
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_hands_nothing_over(strict):
+    model, sums, x = Plain(), Sums(), torch.randn(3, 4)
+    with Capture(model, passing(model), sums):
+        exported = torch.export.export(model, (x,), strict=strict)
+        assert torch.equal(exported.module()(x), Plain()(x))
+    targets = [str(node.target) for node in exported.graph.nodes]
+    assert not [one for one in targets if "qprobe" in one or "observe" in one]
+    assert sums.found == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace_method:DeprecationWarning")
+def test_a_traced_script_holds_the_model_alone():
+    model, sums, x = Plain(), Sums(), torch.randn(3, 4)
+    expected = str(torch.jit.trace(Plain(), x).inlined_graph)
+    with Capture(model, passing(model), sums):
+        traced = torch.jit.trace(model, x, check_trace=False)
+    assert sums.found == {}
+    assert str(traced.inlined_graph).count("aten::") == expected.count("aten::")
+
+
 def test_calls_of_one_module_are_told_apart_and_not_counted():
     class Twice(Layers):
         def forward(self, x):
