@@ -109,7 +109,10 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         lenient=probes == DEFAULT,
     )
     chosen = tuple(dict.fromkeys(slot.probe for slot in slots))
-    alone = unwatched(model) if sites is None else {}
+    told: dict[str, Mapping[str, float]] = {"own_forward": dict.fromkeys(_own(selected), 1.0)}
+    if sites is None:  # who chose sites knows
+        told["unwatched"] = unwatched(model)
+        told["repeated"] = found.repeated if found else {}
     settings = Settings(
         schedules=_schedules(chosen, every, schedule or {}),
         budget=share(budget),
@@ -119,8 +122,7 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
         start=start,
         optimizer=optimizer,
         arrays=arrays,
-        own=_own(selected),
-        unwatched=tuple(alone),
+        told=told,
         clock=clock,
     )
     sinks = (sink,) if callable(sink) else tuple(sink)
@@ -128,10 +130,9 @@ def attach(  # noqa: PLR0913 - each is a choice of the caller, and has a default
     ledger = Ledger(writer, owned=not isinstance(run, RunWriter), sinks=sinks)
     try:
         if ranks.rank() == 0:
-            for path in settings.own:
-                ledger.scalar(start + 1, Column(path, "", "session", "own_forward"), 1.0)
-            for path, numbers in alone.items():
-                ledger.scalar(start + 1, Column(path, "", "session", "unwatched"), float(numbers))
+            for what, said in told.items():
+                for path, value in said.items():
+                    ledger.scalar(start + 1, Column(path, "", "session", what), float(value))
         return Session(model, slots, ledger, found, settings)
     except BaseException as error:
         ledger.close(records.Status.FAILED, f"{type(error).__name__}: {error}")

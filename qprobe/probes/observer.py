@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from qprobe.errors import UnsuitableError
 from qprobe.native import Sampled
-from qprobe.probes import op
 from qprobe.probes.assignment import Slot
 from qprobe.probes.axis import channel_axis
 from qprobe.probes.base import SiteView, State
@@ -19,10 +18,8 @@ from qprobe.probes.packing import on_host
 from qprobe.probes.pending import Pending
 from qprobe.probes.summary import Summary, TokenSample
 from qprobe.records.schema import Role
-from qprobe.sites import Attended, Capture, Site
+from qprobe.sites import Capture, Site
 from qprobe.sites.attending import ATTENDING, Drawn
-from qprobe.sites.calls import in_backward
-from qprobe.sites.site import numbered
 
 _BACKWARD: Final = frozenset({Role.GRAD_OUTPUT, Role.GRAD_WEIGHT, Role.WEIGHT, Role.BRANCH})
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15
@@ -106,10 +103,6 @@ class Observer:
         self._told: set[Site] = set()
         self._pending = Pending()
         self._modules = {slot.site: slot.module for slot in slots}
-        self._sites = tuple(dict.fromkeys(site for slot in slots for site in slot.sites))
-        self._slots = {site: number for number, site in enumerate(self._sites)}
-        self._number = op.register(self)
-        self._token = torch.zeros(1)
         self._lock = threading.RLock()
 
     def bind(self, capture: Capture) -> None:
@@ -117,63 +110,28 @@ class Observer:
         self._capture = capture
 
     def __call__(self, site: Site, tensor: Tensor) -> None:
-        """One tensor, from a hook that runs or is being traced."""
-        if torch.compiler.is_compiling():
-            self.traced(site, tensor, 0)
-            return
+        """One tensor, from a hook or from compiled code."""
         capture = self._capture
         if self._wanted and capture and self._counts(site, recording=capture.recording):
-            self._look(site, tensor, capture.passing)
-
-    def traced(self, site: Site, tensor: Tensor, call: int) -> None:
-        """One tensor of a call, from a hook that is being traced."""
-        slot, recording = self._slots[site], torch.is_grad_enabled()
-        torch.ops.qprobe.observe(tensor, self._token, self._number, slot, call, recording)
+            self._look(site, tensor, (capture.passing, capture.call))
 
     def drawn(self, site: Site, drawn: Drawn) -> None:
-        """A sample of an attention, from a hook that runs."""
+        """A sample of an attention."""
         wanted, capture = self._wanted.get(site.merged), self._capture
         if wanted is None or capture is None or not self._counts(site, recording=capture.recording):
             return
         if wanted.together or wanted.measure is not None:
-            self._look(site, drawn.tensor(site.role), capture.passing)
+            self._look(site, drawn.tensor(site.role), (capture.passing, capture.call))
             return
         with self._lock:
             self.looks += 1
             for slot in wanted.alone:
                 self._observe(slot, _Drawing(site.role, drawn), capture.passing)
 
-    def attend(self, sites: Sequence[Site], attended: Attended) -> None:
-        """What logits are made of, from a hook that is being traced."""
-        slots = [self._slots[site] for site in sites]
-        q, k, mask = attended.q.detach(), attended.k.detach(), attended.mask
-        torch.ops.qprobe.attend(
-            *(q, k, None if mask is None else mask.detach(), attended.scale, attended.causal),
-            *(self._token, self._number, slots, torch.is_grad_enabled()),
-        )
-
-    def seen(self, slot: int, tensor: Tensor, *, call: int, recording: bool) -> None:
-        _uncount(self._token)
-        site = self._sites[slot]
-        if site in self._wanted and self._counts_now(site, recording=recording):
-            with torch.no_grad():
-                self._look(numbered(site, call), tensor, 0)
-
-    def attended(self, slots: Sequence[int], attended: Attended, *, recording: bool) -> None:
-        _uncount(self._token)
-        sites = [self._sites[slot] for slot in slots if self._sites[slot] in self._wanted]
-        if sites and self._capture and self._counts_now(sites[0], recording=recording):
-            self._capture.attend(sites, attended)
-
     def _counts(self, site: Site, *, recording: bool) -> bool:
         """Whether a call counts that does, or does not, record gradients."""
         passing = recording or self._evaluation or self._model.training
         return passing or site.role in _BACKWARD
-
-    def _counts_now(self, site: Site, *, recording: bool) -> bool:
-        """The same in compiled code, where forward hooks run again when a call is recomputed."""
-        again = in_backward() and site.role not in _BACKWARD
-        return not again and self._counts(site, recording=recording)
 
     def arm(self, slots: Iterable[tuple[Slot, int]]) -> frozenset[Site]:
         """Look for these slots, each charged to an account; gives the sites to watch.
@@ -229,8 +187,8 @@ class Observer:
         self.take()
         self._summaries.clear()
 
-    def _look(self, site: Site, tensor: Tensor, passing: int) -> None:
-        key = site.merged
+    def _look(self, site: Site, tensor: Tensor, call: tuple[int, int]) -> None:
+        key, passing = site.merged, call[0]
         wanted = self._wanted.get(key)
         if wanted is None or not _dense(tensor):
             return
@@ -243,7 +201,7 @@ class Observer:
             for slot in wanted.alone:
                 self._observe(slot, {key.role: tensor}, passing)
             for slot in wanted.together:
-                self._gather(slot, site, tensor, passing)
+                self._gather(slot, key.role, tensor, call)
 
     def _charge(self, interval: int, began: float) -> None:
         seconds = self._clock() - began
@@ -289,11 +247,11 @@ class Observer:
             self._told.add(site)
             warnings.warn(sentence, stacklevel=3)
 
-    def _gather(self, slot: Slot, site: Site, tensor: Tensor, passing: int) -> None:
+    def _gather(self, slot: Slot, role: Role, tensor: Tensor, call: tuple[int, int]) -> None:
         """One of several tensors of a call; the last one lets the probe look."""
         began = self._clock()
-        draw = draw_of(self.step, passing)
-        tensors = self._pending.add(slot, site, tensor, passing=passing, draw=draw)
+        draw = draw_of(self.step, call[0])
+        tensors = self._pending.add(slot, role, tensor, call=call, draw=draw)
         self._charge(self._intervals[slot], began)
         if tensors is None:
             return
@@ -302,7 +260,7 @@ class Observer:
             if weight is None:
                 return
             tensors[Role.WEIGHT] = weight.detach()
-        self._observe(slot, tensors, passing)
+        self._observe(slot, tensors, call[0])
 
     def _observe(self, slot: Slot, tensors: Mapping[Role, Tensor], passing: int) -> None:
         began = self._clock()
@@ -333,15 +291,6 @@ class Observer:
             known = self._states.get(slot)
             self._states[slot] = state if known is None else known.merge(state)
         self._charge(self._intervals[slot], began)
-
-
-def _uncount(token: Tensor) -> None:
-    """Let nobody count how often ``token`` was written to.
-
-    Backward passes write to it as well, so autograd keeps it from the forward pass on, and would
-    refuse to go backward if the model has run a second time in between.
-    """
-    torch._C._autograd._unsafe_set_version_counter((token,), (0,))  # noqa: SLF001
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from qprobe.probes.assignment import Slot
 from qprobe.records.schema import Role
-from qprobe.sites import Site
 
 #: Examples of a batch that are held, or more where these have fewer tokens than this.
 EXAMPLES: Final = 4
@@ -52,32 +51,35 @@ class Pending:
         return mistaken
 
     def add(
-        self, slot: Slot, site: Site, tensor: Tensor, *, passing: int, draw: int
+        self, slot: Slot, role: Role, tensor: Tensor, *, call: tuple[int, int], draw: int
     ) -> dict[Role, Tensor] | None:
-        """Take the examples of one more tensor; all of them, once the call is complete."""
-        key = slot, passing, site.index
+        """Take the examples of one more tensor; all of them, once the call is complete.
+
+        ``call`` is the pass, and which call of the module it is in there.
+        """
+        key = slot, *call
         calls = self._calls.setdefault(key, [])
-        if site.role not in _LATE and (not calls or site.role in calls[-1].tensors):
+        if role not in _LATE and (not calls or role in calls[-1].tensors):
             calls.append(_Call(_batch(tensor), choose(tensor, draw)))
             del calls[:-WAITING]
         if not calls:
             if len(slot.sites) > 1:  # the gradient of a call that was not looked at
                 return None
             calls.append(_Call(_batch(tensor), choose(tensor, draw)))
-        call = calls[-1]
-        if site.role in _LEARNED:  # read together, between passes
-            call.tensors[site.role] = tensor
+        latest = calls[-1]
+        if role in _LEARNED:  # read together, between passes
+            latest.tensors[role] = tensor
         else:
-            examples = call.examples if _batch(tensor) == call.batch else choose(tensor, draw)
-            call.tensors[site.role] = _picked(tensor, examples)
-        if len(call.tensors) < len(slot.sites):
+            examples = latest.examples if _batch(tensor) == latest.batch else choose(tensor, draw)
+            latest.tensors[role] = _picked(tensor, examples)
+        if len(latest.tensors) < len(slot.sites):
             return None
         calls.pop()
         if calls:
             self._guessed.add(key)
         else:
             del self._calls[key]
-        return call.tensors
+        return latest.tensors
 
 
 def _batch(tensor: Tensor) -> int:

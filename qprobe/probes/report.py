@@ -34,6 +34,8 @@ class Report:
     own: tuple[str, ...] = ()
     #: Modules with weights that belong to no site.
     unwatched: tuple[str, ...] = ()
+    #: Calls of a loop of which only the first are told apart.
+    repeated: tuple[str, ...] = ()
 
     @property
     def overhead(self) -> float:
@@ -73,6 +75,8 @@ the budget: allow more, or train longer.
             )
         if self.unwatched:
             said += f" Nothing watches the weights of {_some(self.unwatched)}."
+        if self.repeated:
+            said += f" Of what a loop repeats the first turns are watched: {_some(self.repeated)}."
         return said
 
 

@@ -52,8 +52,7 @@ class Settings:
     start: int = 0
     optimizer: torch.optim.Optimizer | None = None
     arrays: int = 10
-    own: tuple[str, ...] = ()
-    unwatched: tuple[str, ...] = ()
+    told: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter
 
 
@@ -202,8 +201,9 @@ class Session:
             budget=self._budget.limit,
             steps_in_debt=self._budget.steps_in_debt,
             waiting=tuple((slot.probe.name, slot.site) for slot in self._agenda.unseen),
-            own=self._settings.own,
-            unwatched=self._settings.unwatched,
+            own=tuple(self._settings.told.get("own_forward", ())),
+            unwatched=tuple(self._settings.told.get("unwatched", ())),
+            repeated=tuple(self._settings.told.get("repeated", ())),
         )
 
     def records(self) -> list[Record]:

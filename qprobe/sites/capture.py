@@ -1,31 +1,31 @@
 """The tensors at chosen sites of a model while it runs and trains as it would anyway."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from qprobe.errors import InputError
 from qprobe.records.schema import Role
+from qprobe.sites.apart import apart
 from qprobe.sites.attending import Attending, Drawing, Drawn
 from qprobe.sites.attention import Attended, Logits, Sampling
 from qprobe.sites.calls import in_backward
-from qprobe.sites.dataflow import first_argument, first_tensor
+from qprobe.sites.dataflow import first_tensor
 from qprobe.sites.discover import Owner, by_path, owners
 from qprobe.sites.hook import Hook
 from qprobe.sites.intercept import Intercept
 from qprobe.sites.passes import Passes
-from qprobe.sites.reshaped import private_base
+from qprobe.sites.reshaped import private_base, reshapes
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
-from qprobe.sites.traced import traced_call
-from qprobe.sites.watch import Wanted, Watch, local_part, weight_of
+from qprobe.sites.traced import Traced, traced_call
+from qprobe.sites.watch import Watch, local_part, weight_of
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -35,22 +35,18 @@ class Receiver(Protocol):
     """Takes what is seen. The tensor is detached and the model's own: read it now, keep none."""
 
     def __call__(self, site: Site, tensor: Tensor) -> None:
-        """Look at ``tensor``.
-
-        A receiver with a method ``traced(site, tensor, call)`` gets from it what is being traced,
-        with a number that all tensors of one call in a compiled graph share.
-        """
+        """Look at ``tensor``."""
 
 
 class Capture:
     """Hands the tensors at ``sites`` to ``receive``, from entering to leaving the context.
 
     Values come from forward hooks, gradients from tensor hooks that these place: outputs and
-    gradients of the model are the same bits as without. A module that is called several times in
-    one pass has its calls numbered in the site's ``index``. What activation checkpointing computes
-    a second time is not seen twice. Branches and the attentions of modules that are no attention
-    layers are reached through ``trace``, and their gradients are those of private aliases, placed
-    at each call that takes the tensor.
+    gradients of the model are the same bits as without. Where a module is called several times in
+    one pass :attr:`call` is the number of the call, and so is the ``index`` of a site, but that of
+    an operand of attention. What activation checkpointing computes a second time is not seen twice.
+    Branches and the attentions of modules that are no attention layers are reached through
+    ``trace``; their gradients are those of private aliases at each call that takes the tensor.
 
     Weights and their gradients are handed over by :meth:`read_weights`, between backward and the
     optimizer's step. Logits and probabilities of attention are recomputed on a sample; raise
@@ -60,9 +56,9 @@ class Capture:
     return at once.
 
     Enter the context before the model is first compiled: hooks that come later are never called.
-    In a compiled model ``receive`` is traced, so it has to be one opaque operation that decides for
-    itself what counts; :attr:`missed` knows nothing of it, and sites have the index 0. Branches
-    inside a compiled model are refused; a :class:`~qprobe.sites.Tap` works there.
+    ``receive`` is not traced; compiled code calls it while it runs, where sites have the index 0
+    and :attr:`call` tells the calls of a module apart. Branches inside a compiled model are
+    refused; a :class:`~qprobe.sites.Tap` works there.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
     >>> def show(site, tensor):
@@ -89,6 +85,9 @@ class Capture:
         self.sampling = sampling or Sampling()
         #: Number of the outermost call that the tensor being handed over belongs to.
         self.passing = 0
+        #: Number of the call of its module, counted in that pass; in compiled code a number that
+        #: the tensors of one call share.
+        self.call = 0
         #: Whether that call, or one of a part by itself (generate() has some), records gradients.
         self.recording = True
         #: What logits and probabilities that are being handed over are made of, sampled alike;
@@ -96,8 +95,9 @@ class Capture:
         self.attended: Attended | None = None
         self._model = model
         self._receive = receive
-        self._traced = getattr(receive, "traced", None)
         self._sites = tuple(dict.fromkeys(sites))
+        self._armed: frozenset[Site] | None = None
+        self._traced = Traced(self._sites, self)
         self._missing = set(self._sites)
         owned = by_path(owners(model))
         self._watches, foreign = self._split(trace, owned)
@@ -116,9 +116,8 @@ class Capture:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._remove)
-            begin, add = Hook(self._begin), self._model.register_forward_pre_hook
-            self._handles.append(add(begin, with_kwargs=True))
-            end = Hook(self._end)
+            begin, end = Hook(self._begin), Hook(self._end)
+            self._handles.append(self._model.register_forward_pre_hook(begin, with_kwargs=True))
             self._handles.append(self._model.register_forward_hook(end, always_call=True))
             self._handles += self._attending.hook(self._model)
             for watch in self._watches:
@@ -137,12 +136,9 @@ class Capture:
         return tuple(site for site in self._sites if site in self._missing)
 
     def arm(self, sites: Iterable[Site] | None) -> None:
-        """Hand over what comes from ``sites`` alone, from the next pass on; None: from all.
-
-        A compiled model hands over everything, whatever is armed.
-        """
+        """Hand over what comes from ``sites`` alone, from the next pass on; None: from all."""
         self._end_interrupted()
-        armed = None if sites is None else frozenset(sites)
+        self._armed = armed = None if sites is None else frozenset(sites)
         for watch in self._watches:
             watch.arm(armed)
         self._attending.arm(armed)
@@ -174,17 +170,41 @@ class Capture:
                 if tensor is not None:
                     self.deliver(site, local_part(watch.owner.module, tensor))
 
-    def deliver(self, site: Site, tensor: Tensor, call: int = 0) -> None:
+    def deliver(self, site: Site, tensor: Tensor) -> None:
         """Hand ``tensor`` over, so that looking at it leaves nothing in the model's graph."""
         if torch.compiler.is_compiling():
-            traced: Callable[[Site, Tensor, int], None] | None = self._traced
-            if traced is None:
-                self._receive(site, tensor.detach())
-            else:
-                traced(site, tensor.detach(), call)
+            self._traced.deliver(site, tensor)
             return
-        _apart(lambda: self._receive(site, tensor.detach()))
+        apart(lambda: self._receive(site, tensor.detach()))
         self._seen(site)
+
+    def arrived(self, site: Site, tensor: Tensor, call: int, *, recording: bool) -> None:
+        """Hand over what compiled code has made, unless it makes it a second time."""
+        again = in_backward() and site.role is not Role.GRAD_OUTPUT
+        if not again and self._listening(site):
+            with self._running(call, recording=recording):
+                self.deliver(site, tensor)
+
+    def drew(self, sites: Iterable[Site], attended: Attended, *, recording: bool) -> None:
+        """Hand over a sample of an attention in compiled code."""
+        listening = [site for site in sites if self._listening(site)]
+        if listening and not in_backward():
+            with self._running(0, recording=recording):
+                self.attend(listening, attended)
+
+    def _listening(self, site: Site) -> bool:
+        return bool(self._handles) and (self._armed is None or site in self._armed)
+
+    @contextmanager
+    def _running(self, call: int, *, recording: bool) -> Iterator[None]:
+        """Compiled code runs, which knows no pass."""
+        with self._passes.handing:
+            before = self.passing, self.call, self.recording
+            self.passing, self.call, self.recording = 0, call, recording
+            try:
+                yield
+            finally:
+                self.passing, self.call, self.recording = before
 
     def weight(self, site: Site) -> Tensor | None:
         """The weight of the module that has ``site``; None where it has none, or a shard of it."""
@@ -203,12 +223,11 @@ class Capture:
 
     def attend(self, sites: Iterable[Site], attended: Logits) -> None:
         """Hand over logits and probabilities of a sample, as far as ``sites`` ask for them."""
-        take = getattr(self._receive, "attend", None)
-        if take is None or not torch.compiler.is_compiling():
-            made_of = self._attending.known(attended)
-            self.draw(sites, Drawn(made_of=made_of, sampling=self.sampling, turn=self.turn))
-        elif sites:  # what to sample is decided while it runs, not while it is traced
-            take(list(sites), attended)
+        if isinstance(attended, Attended) and torch.compiler.is_compiling():
+            self._traced.attend(sites, attended)
+            return
+        made_of = self._attending.known(attended)
+        self.draw(sites, Drawn(made_of=made_of, sampling=self.sampling, turn=self.turn))
 
     def draw(self, sites: Iterable[Site], drawn: Drawn) -> None:
         """Hand over a sample of an attention; a receiver with a method ``drawn`` gets it as such.
@@ -222,16 +241,14 @@ class Capture:
                 if look is None:
                     self.deliver(site, drawn.tensor(site.role))
                 else:
-                    _apart(partial(look, site, drawn))
+                    apart(partial(look, site, drawn))
                     self._seen(site)
         finally:
             self.attended = None
 
     def on_gradient(self, tensor: Tensor, hook: Any) -> None:
         """Call ``hook`` with the gradient of ``tensor``, as long as this context lasts."""
-        handle: RemovableHandle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]
-        if not torch.compiler.is_compiling():
-            self._gradients.append(handle)
+        self._gradients.append(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _split(
         self, trace: Trace | None, owned: Mapping[str, Owner]
@@ -321,10 +338,12 @@ class Capture:
         made = first_tensor(output)
         index = self._number(watch, made, again=again)
         if not again:
-            for site, tensor in _tensors(wanted, (args, kwargs), made):
+            self.call = index
+            for site, tensor in wanted.tensors((args, kwargs), made):
                 self.deliver(numbered(site, index), tensor)
             if watch.attends:
                 self._attending.called(module, wanted, index, (args, kwargs))
+            self.call = 0
         if wanted.gradient is not None:
             self._gradient(watch, wanted.gradient, index, made)
 
@@ -333,15 +352,15 @@ class Capture:
     ) -> None:
         """The same where the call is traced: of everything, numbered once and for all."""
         wanted, made = watch.everything, first_tensor(output)
-        if not wanted.passing:
+        if not wanted.passing or torch.compiler.is_exporting():
             return
         call = traced_call() if watch.several else 0
-        for site, tensor in _tensors(wanted, given, made):
-            self.deliver(site, tensor, call)
+        for site, tensor in wanted.tensors(given, made):
+            self._traced.deliver(site, tensor, call)
         if watch.attends:
             self._attending.called(module, wanted, 0, given)
         if wanted.gradient is not None and made is not None and made.requires_grad:
-            self.on_gradient(made, partial(self.deliver, wanted.gradient, call=call))
+            self._traced.on_gradient(wanted.gradient, made, call, reshaped=reshapes(module))
 
     def _number(self, watch: Watch, made: Tensor | None, *, again: bool) -> int:
         """Which call of the pass this is; recomputed calls are counted apart.
@@ -373,28 +392,9 @@ class Capture:
     ) -> None:
         """Hand over a gradient of the pass ``passing``, which may not be the last one."""
         with self._passes.handing:
-            now, self.passing = self.passing, passing
+            now = self.passing, self.call
+            self.passing, self.call = passing, site.index
             try:
                 self.deliver(site, gradient if shape is None else gradient.view(shape))
             finally:
-                self.passing = now
-
-
-def _apart(look: Callable[[], None]) -> None:
-    """Call ``look`` so that what it computes is no part of what the model computes."""
-    with torch.no_grad(), torch._C.DisableTorchFunction():  # noqa: SLF001
-        if _get_current_dispatch_mode() is None:
-            look()
-        else:
-            # Selective checkpointing counts operations; the receiver's are not the model's.
-            with _disable_current_modes():
-                look()
-
-
-def _tensors(
-    wanted: Wanted, given: tuple[Any, Any], made: Tensor | None
-) -> list[tuple[Site, Tensor]]:
-    """What a call made and what it took, as far as it is wanted."""
-    taken = None if wanted.input is None else first_argument(*given)
-    pairs = (wanted.output, made), (wanted.input, taken)
-    return [(site, t) for site, t in pairs if site is not None and t is not None]
+                self.passing, self.call = now

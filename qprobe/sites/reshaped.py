@@ -12,8 +12,16 @@ def private_base(tensor: Tensor, module: nn.Module) -> Tensor | None:
 
     An activation that overwrites the output takes the hooks of a view away, and not of its base.
     """
-    if not isinstance(module, _RESHAPING):
-        return None
+    return base_of(tensor) if reshapes(module) else None
+
+
+def reshapes(module: nn.Module) -> bool:
+    """Whether the layer may compute on another shape than that of its output."""
+    return isinstance(module, _RESHAPING)
+
+
+def base_of(tensor: Tensor) -> Tensor | None:
+    """The tensor that a tensor of the same elements is a view of."""
     base = tensor._base  # noqa: SLF001
     if base is None or base.numel() != tensor.numel() or not base.requires_grad:
         return None

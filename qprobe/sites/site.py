@@ -52,18 +52,18 @@ class Site:
         >>> Site("head", Role.INPUT, "linear").name, Site("cat.0", Role.BRANCH, "cat", 1).name
         ('head', 'cat.0#1')
         """
-        several = self.index or self.role is Role.BRANCH or self._operand
+        several = self.index or self.role is Role.BRANCH or self.operand
         return f"{self.path or ROOT}#{self.index}" if several else self.path or ROOT
 
     @property
     def merged(self) -> "Site":
         """The site without the number of its call, which branches and operands do not have."""
-        if not self.index or self.role is Role.BRANCH or self._operand:
+        if not self.index or self.role is Role.BRANCH or self.operand:
             return self
         return replace(self, index=0)
 
     @property
-    def _operand(self) -> bool:
+    def operand(self) -> bool:
         """Whether the index tells query, key and value apart."""
         return self.kind == "attention" and self.role is Role.INPUT
 
@@ -84,5 +84,11 @@ class Site:
 
 
 def numbered(site: Site, index: int) -> Site:
-    """The site of a call with this number."""
-    return replace(site, index=index) if index else site
+    """The site of a call with this number; an operand of attention keeps its own.
+
+    >>> str(numbered(Site("head", Role.INPUT, "linear"), 2))
+    'linear head input[2]'
+    >>> str(numbered(Site("attention", Role.INPUT, "attention", index=1), 2))
+    'attention attention input[1]'
+    """
+    return replace(site, index=index) if index and not site.operand else site

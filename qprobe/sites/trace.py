@@ -25,6 +25,7 @@ from qprobe.sites.dataflow import (
 from qprobe.sites.discover import by_path, owners
 from qprobe.sites.marks import How, Operand, how_of, marked
 from qprobe.sites.passes import unseen
+from qprobe.sites.repeats import Repeats
 from qprobe.sites.scores import Attention, mixed
 from qprobe.sites.site import ROOT, Site
 
@@ -74,12 +75,17 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """What one forward pass showed; ``calls`` counts the calls of every module."""
+    """What one forward pass showed; ``calls`` counts the calls of every module.
+
+    Of fusions that a loop repeats, as a scan does for every token, the first 16 are there, and of
+    branches that it makes for one of them; ``repeated`` counts the others, by module and operation.
+    """
 
     attentions: tuple[Attention, ...]
     fusions: tuple[Fusion, ...]
     calls: Mapping[str, int]
     sites: tuple[Site, ...]
+    repeated: Mapping[str, int]
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
@@ -128,6 +134,7 @@ class _Recorder(TorchFunctionMode):
         self._frames: list[tuple[Call, dict[int, Tensor]]] = []
         self._attentions: list[Attention] = []
         self._fusions: list[Fusion] = []
+        self._repeats = Repeats()
 
     def trace(self, model: nn.Module) -> Trace:
         modules = by_path(owners(model))
@@ -143,6 +150,7 @@ class _Recorder(TorchFunctionMode):
             fusions=tuple(self._fusions),
             calls=dict(self.calls.totals),
             sites=tuple(site for one in found for site in one.sites),
+            repeated=dict(self._repeats.left_out),
         )
 
     def entered(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -183,12 +191,14 @@ class _Recorder(TorchFunctionMode):
         self, call: Call, inputs: dict[int, Tensor], made: list[tuple[int, Tensor]], how: How
     ) -> None:
         attention = self._attention(call, inputs, how.contraction)
-        fusion = self._fusion(call, inputs)
+        joined = self._joined(call, inputs)
         if attention is not None:
             self._attentions.append(attention)
-        if fusion is not None:
-            self._fusions.append(fusion)
-        name = self._name(call, inputs, attention, fusion)
+        producers = [node.producers for _, node in joined]
+        if joined and not self._repeats.beyond(call, producers):
+            told = self._repeats.among(call, producers)
+            self._fusions.append(_fusion(call, [joined[at] for at in told]))
+        name = self._name(call, inputs, attention, fuses=bool(joined))
         origin = self._flow.result(call, inputs, name)
         operands = [Operand(at, one, self._flow.origin(one)) for at, one in inputs.items()]
         for k, tensor in made:
@@ -202,12 +212,13 @@ class _Recorder(TorchFunctionMode):
         call: Call,
         inputs: dict[int, Tensor],
         attention: Attention | None,
-        fusion: Fusion | None,
+        *,
+        fuses: bool,
     ) -> str | None:
         """What the result is labelled with, None where the call learned nothing."""
         if attention is not None and call.operation != MULTIHEAD:
             return str(attention.product)
-        if fusion is not None:
+        if fuses:
             return str(call)
         learned = any(self._flow.origin(tensor).learned for tensor in inputs.values())
         return call.path or ROOT if learned else None
@@ -228,29 +239,23 @@ class _Recorder(TorchFunctionMode):
     def _written(self, call: Call, inputs: dict[int, Tensor]) -> None:
         """``target[index] = value``: the target becomes a function of both."""
         target = inputs[0]
-        origin = self._flow.result(call, inputs, self._name(call, inputs, None, None))
+        origin = self._flow.result(call, inputs, self._name(call, inputs, None, fuses=False))
         node = origin.node if target.requires_grad else None
         self._flow.set_origin(target, replace(origin, node=node))
 
-    def _fusion(self, call: Call, inputs: dict[int, Tensor]) -> Fusion | None:
-        kind = _JOINS.get(call.operation)
-        if kind is None:
-            return None
+    def _joined(self, call: Call, inputs: dict[int, Tensor]) -> list[tuple[int, Node]]:
+        """What the call joins, by position; nothing where it is no fusion."""
+        if call.operation not in _JOINS:
+            return []
         operands = [
             (at, node)
             for at, tensor in inputs.items()
             if tensor.dim() > 0 and (node := self._flow.origin(tensor).node) is not None
         ]
-        if not any(differ(operands[0][1], node, parts=kind == "gate") for _, node in operands[1:]):
-            return None
-        # The share of an addition's branches shows only where they part.
-        shared = shared_by(node for _, node in operands) if kind == "add" else None
-        branches = tuple(
-            Branch(producers=node.producers, position=at, exits=_exits(call, at, node, shared))
-            for at, node in operands
-        )
-        made = () if shared is None else shared.producers
-        return Fusion(call=call, kind=kind, branches=branches, shared=made)
+        parts = _JOINS[call.operation] == "gate"
+        if any(differ(operands[0][1], node, parts=parts) for _, node in operands[1:]):
+            return operands
+        return []
 
     def _attention(
         self, call: Call, inputs: dict[int, Tensor], contraction: Contraction | None
@@ -264,6 +269,18 @@ class _Recorder(TorchFunctionMode):
             if known is not None:
                 return mixed(call, contraction, at, known)
         return None
+
+
+def _fusion(call: Call, operands: Sequence[tuple[int, Node]]) -> Fusion:
+    kind = _JOINS[call.operation]
+    # The share of an addition's branches shows only where they part.
+    shared = shared_by(node for _, node in operands) if kind == "add" else None
+    branches = tuple(
+        Branch(producers=node.producers, position=at, exits=_exits(call, at, node, shared))
+        for at, node in operands
+    )
+    made = () if shared is None else shared.producers
+    return Fusion(call=call, kind=kind, branches=branches, shared=made)
 
 
 def _exits(call: Call, at: int, branch: Node, shared: Node | None) -> tuple[tuple[Call, int], ...]:

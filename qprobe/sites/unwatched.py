@@ -10,8 +10,8 @@ def unwatched(model: nn.Module) -> dict[str, int]:
     """Trained numbers of modules that belong to no site and whose parameters have two or more axes.
 
     Such are recurrent layers and experts that are kept in one tensor: nothing tells from outside
-    what multiplies them. Only modules without others inside are meant, so neither positions nor
-    tokens that a model adds to what passes.
+    what multiplies them. Only modules without trained ones inside are meant, such as an activation
+    function, so neither positions nor tokens that a model adds to what passes.
 
     >>> unwatched(nn.Sequential(nn.Linear(2, 3), nn.LSTM(2, 3)))
     {'1': 60}
@@ -22,7 +22,10 @@ def unwatched(model: nn.Module) -> dict[str, int]:
             watched.update(module.modules())
     found: dict[str, int] = {}
     for path, module in model.named_modules():
-        if module in watched or next(module.children(), None) is not None:
+        inside = (
+            child for child in module.children() if next(child.parameters(), None) is not None
+        )
+        if module in watched or next(inside, None) is not None:
             continue
         own = [p for p in module.parameters(recurse=False) if p.requires_grad and p.dim() > 1]
         if own:

@@ -1,12 +1,14 @@
 """What is wanted of one module, and its weight."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
 from qprobe.errors import InputError
 from qprobe.quant.attention import ScaledDotProduct
 from qprobe.records.schema import Role
+from qprobe.sites.dataflow import first_argument
 from qprobe.sites.discover import Owner, stores_transposed
 from qprobe.sites.site import Site
 
@@ -28,6 +30,12 @@ class Wanted:
         self.logits = (*of.get(Role.ATTN_LOGITS, ()), *of.get(Role.ATTN_PROBS, ()))
         self.learned = (*of.get(Role.WEIGHT, ()), *of.get(Role.GRAD_WEIGHT, ()))
         self.passing = bool(of.keys() - {Role.WEIGHT, Role.GRAD_WEIGHT})
+
+    def tensors(self, given: tuple[Any, Any], made: Tensor | None) -> list[tuple[Site, Tensor]]:
+        """What a call made and what it took, as far as it is wanted."""
+        taken = None if self.input is None else first_argument(*given)
+        pairs = (self.output, made), (self.input, taken)
+        return [(site, t) for site, t in pairs if site is not None and t is not None]
 
 
 class Watch:

@@ -1,7 +1,5 @@
 """What a session promises, on models of other libraries."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from plain_probes import Alone, Windowed, under_a_recipe
@@ -95,23 +93,86 @@ def train_once(model, batch):
     sum(loss_of(value) for value in values).backward()
 
 
-@pytest.mark.parametrize("make", [foreign.bert, foreign.llama])
-def test_attached_before_compiling_adds_no_graph_break_and_after_it_is_refused(make):
-    found = []
-    for watching in (False, True):
-        torch._dynamo.reset()
-        model, batch = foreign.made(make, "sdpa")
-        # PyTorch itself breaks graphs at a hook of the gradient of what is kept in a cache.
-        model.config.use_cache = False
-        with qprobe.attach(model.train(), probes=["moments"]) if watching else nullcontext():
-            explained = torch._dynamo.explain(model)(**batch)
-        found.append((explained.graph_count, explained.graph_break_count))
-    assert found == [(1, 0), (1, 0)]
+@pytest.fixture
+def _fresh():
     torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Graphs:
+    """A backend that counts what is compiled and what is called; explain() and the counters of
+    breaks each leave out some."""
+
+    def __init__(self):
+        self.compiled = self.called = 0
+
+    def __call__(self, graph, _):
+        self.compiled += 1
+
+        def call(*args):
+            self.called += 1
+            return graph(*args)
+
+        return call
+
+
+def ran(make, *, training, watched, compiled=True):
+    """Three steps, of which the first and the last are looked at."""
+    torch._dynamo.reset()
+    model, batch = foreign.made(make, "sdpa")
+    model.train(training)
+    graphs, kept, records = Graphs(), [], []
+    probes = [Alone(), BY_NAME["moments"]]
+    session = qprobe.attach(model, probes=probes, every=2, evaluation=True) if watched else None
+    run = torch.compile(model, backend=graphs) if compiled else model
+    torch.manual_seed(7)
+    for _ in range(3):
+        model.zero_grad()
+        with torch.set_grad_enabled(training):
+            out = [one for one in tensors_in(run(**batch)) if one.is_floating_point()]
+        if training:
+            sum(loss_of(one) for one in out if one.requires_grad).backward()
+        kept += [one.detach() for one in out]
+        kept += [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        if session is not None:
+            session.step()
+    if session is not None:
+        session.close()
+        records = [r for r in session.records() if r.probe not in ("session", "training")]
+    return kept, (graphs.compiled, graphs.called), {(r.step, *r.column): r.value for r in records}
+
+
+@pytest.mark.usefixtures("_fresh")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(foreign.bert, foreign.llama, foreign.gpt2, foreign.qwen3, foreign.t5, foreign.whisper),
+        foreign.bart,
+    ],
+)
+def test_attached_before_compiling_no_graph_is_added(make, training):
+    """Decoders keep keys and values in objects that they make, here as they do by default."""
+    plain, expected, _ = ran(make, training=training, watched=False)
+    kept, graphs, found = ran(make, training=training, watched=True)
+    assert graphs == expected  # no break, and due or not: nothing is compiled again
+    assert len(kept) == len(plain)
+    assert all(map(torch.equal, kept, plain))
+    _, _, eager = ran(make, training=training, watched=True, compiled=False)
+    assert {step for step, *_ in found} == {1, 3}
+    assert found.keys() == eager.keys()
+    for key, value in eager.items():
+        assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+@pytest.mark.usefixtures("_fresh")
+@pytest.mark.parametrize("make", [foreign.bert, foreign.llama])
+def test_attached_after_compiling_it_is_refused(make):
+    model, batch = foreign.made(make, "sdpa")
     torch.compile(model, backend="eager")(**batch)
     with pytest.raises(InputError, match=r"was compiled by an earlier call"):
         qprobe.attach(model, probes=["moments"])
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("make", [foreign.llama, foreign.t5, foreign.whisper])

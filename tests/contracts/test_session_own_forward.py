@@ -81,3 +81,30 @@ def test_weights_that_no_site_has_are_told(tmp_path):
     chosen = qprobe.attach(model, probes=["moments"], sites="head")
     chosen.close()
     assert chosen.report().unwatched == ()  # who chose sites knows
+
+
+def test_what_a_loop_repeats_is_told(tmp_path):
+    class Scan(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x, state = self.layer(x), 1.0
+            for at in range(40):
+                state = state * x[at].tanh() + x[at]
+            return state
+
+    model, x = Scan(), torch.randn(40, 4)
+    options = {"probes": ["branch_energy"], "schedule": {"branch_energy": 1}, "example": x}
+    with qprobe.attach(model, tmp_path / "x.qprobe", **options) as session:
+        model(x).square().sum().backward()
+        session.step()
+    assert session.missed == ()
+    with records.open(tmp_path / "x.qprobe") as run:
+        told = {r.site: r.value for r in run.records() if r.key == "repeated"}
+    assert told == {
+        "./mul": 22.0,
+        "./add": 23.0,
+    }  # the first state is no branch, nor is its product
+    assert "the first turns are watched: ./add, ./mul." in str(session.report())

@@ -17,7 +17,7 @@ import qprobe
 from qprobe.probes.base import PROBES, ComparingProbe
 from qprobe.quant import hadamard
 from qprobe.records.schema import Role
-from qprobe.sites import capture, discover, trace
+from qprobe.sites import apart, discover, trace
 
 #: All that a recipe can ask for: tiles, rotation, random numbers.
 RECIPE = "nvfp4-2d-rht-sr"
@@ -74,7 +74,7 @@ def watching(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda _, **how: PLAIN_AUTOCAST("cpu", **how))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     # Receivers are called without the mode, as selective checkpointing wants it.
-    monkeypatch.setattr(capture, "_get_current_dispatch_mode", lambda: None)
+    monkeypatch.setattr(apart, "_get_current_dispatch_mode", lambda: None)
     return mode
 
 
@@ -113,7 +113,7 @@ def test_steps_that_all_probes_look_at_wait_for_nothing_but_one_copy(name, watch
 
 def test_a_step_that_nothing_looks_at_calls_nothing(monkeypatch):
     """Not one operation: the model and the optimizer make the same calls as without."""
-    monkeypatch.setattr(capture, "_get_current_dispatch_mode", lambda: None)
+    monkeypatch.setattr(apart, "_get_current_dispatch_mode", lambda: None)
     counted = []
 
     class Counting(TorchDispatchMode):

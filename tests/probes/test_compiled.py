@@ -111,6 +111,49 @@ class Siblings(nn.Module):
         return first.relu() + second.sin(), third.detach()
 
 
+class KeywordAttention(nn.Module):
+    """Called by keyword, as those of transformers are, for one of which it is taken."""
+
+    __module__ = "transformers.of_a_test"
+
+    def __init__(self):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, *, hidden_states):
+        q, k, v = (layer(hidden_states) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        return nn.functional.scaled_dot_product_attention(q, k, v), None
+
+
+class AttendsTwice(nn.Module):
+    def __init__(self, packed):
+        super().__init__()
+        self.stem, self.packed = nn.Linear(4, 8), packed
+        self.attention = nn.MultiheadAttention(8, 2) if packed else KeywordAttention()
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(2):
+            given = (x, x, x) if self.packed else ()
+            x = self.attention(*given, **({} if self.packed else {"hidden_states": x}))[0]
+        return x
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_inputs_of_every_call_of_an_attention_are_seen(packed, compiled):
+    model, x = AttendsTwice(packed), torch.randn(3, 5, 4)
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+    with qprobe.attach(model, probes=[Alone(), Together()], every=1) as session:
+        run(x).sum().backward()
+        session.step()
+    assert session.missed == ()
+    looks = {(r.site, r.role): r.value for r in session.records() if r.key == "looks"}
+    taken, made = (".in_proj", ".out_proj") if packed else ("#0", "")
+    assert looks[f"attention{taken}", "input"] == looks[f"attention{made}", "output"] == 2
+    assert looks["stem", "input"] == 1
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_calls_of_one_layer_in_one_graph_are_told_apart(accumulated):
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))

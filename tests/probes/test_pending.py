@@ -21,30 +21,33 @@ def slot():
 def test_a_gradient_meets_the_latest_call_that_lacks_one(slot):
     pending = Pending()
     for number in range(3):  # three calls in compiled code, where none has a number
-        assert pending.add(slot, X, torch.full((2, 2), float(number)), passing=0, draw=0) is None
+        assert (
+            pending.add(slot, Role.INPUT, torch.full((2, 2), float(number)), call=(0, 0), draw=0)
+            is None
+        )
     for number in (2, 1, 0):
-        tensors = pending.add(slot, DY, torch.zeros(2, 2), passing=0, draw=0)
+        tensors = pending.add(slot, Role.GRAD_OUTPUT, torch.zeros(2, 2), call=(0, 0), draw=0)
         assert tensors[Role.INPUT][0, 0] == number
     assert len(pending) == 0
 
 
 def test_what_is_held_is_a_copy(slot):
     pending, x = Pending(), torch.ones(2, 2)
-    pending.add(slot, X, x, passing=1, draw=0)
+    pending.add(slot, Role.INPUT, x, call=(1, 0), draw=0)
     x.zero_()
-    assert pending.add(slot, DY, x, passing=1, draw=0)[Role.INPUT].sum() == 4
+    assert pending.add(slot, Role.GRAD_OUTPUT, x, call=(1, 0), draw=0)[Role.INPUT].sum() == 4
 
 
 def test_a_gradient_of_a_call_that_was_not_seen_is_left_alone(slot):
     pending = Pending()
-    assert pending.add(slot, DY, torch.ones(2, 2), passing=0, draw=0) is None
+    assert pending.add(slot, Role.GRAD_OUTPUT, torch.ones(2, 2), call=(0, 0), draw=0) is None
     assert len(pending) == 0
 
 
 def test_calls_that_are_never_completed_are_given_up(slot):
     pending = Pending()
     for _ in range(WAITING + 10):
-        pending.add(slot, X, torch.ones(2, 2), passing=0, draw=0)
+        pending.add(slot, Role.INPUT, torch.ones(2, 2), call=(0, 0), draw=0)
     assert len(pending) == WAITING
 
 

@@ -95,6 +95,31 @@ def whisper(attention):
     return hf.WhisperForConditionalGeneration(config), batch
 
 
+def mamba(_):
+    """Without its kernels it goes over the tokens one by one."""
+    hf = transformers()
+    config = hf.MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2)
+    return hf.MambaForCausalLM(config), tokens()
+
+
+def bart(attention):
+    """An encoder and a decoder that takes what it is to make one place later."""
+    hf = transformers()
+    config = hf.BartConfig(
+        vocab_size=64,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=16,
+        attn_implementation=attention,
+    )
+    return hf.BartForConditionalGeneration(config), labelled()
+
+
 def bert(attention):
     hf = transformers()
     config = hf.BertConfig(**SMALL, attn_implementation=attention)

@@ -10,6 +10,7 @@ from sites.foreign import (
     gpt2,
     llama,
     made,
+    mamba,
     qwen3,
     segformer,
     swin,
@@ -156,3 +157,14 @@ def test_transposed_linears_are_read_as_linears():
 def test_outputs_of_the_library_are_searched():
     model, batch = made(vit, "sdpa")
     assert len(tree_leaves(list(tensors_in(model(**batch))))) == 1
+
+
+def test_sites_of_a_scan_do_not_grow_with_its_tokens():
+    counted = {}
+    for tokens in (32, 96):
+        model, _ = made(mamba, "eager")
+        found = trace(model, torch.randint(3, 64, (1, tokens)))
+        counted[tokens] = len(found.sites)
+        mixer = "backbone.layers.1.mixer"
+        assert found.repeated.keys() >= {f"{mixer}/mul", f"{mixer}/add"}
+    assert counted[32] == counted[96]

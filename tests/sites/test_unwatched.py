@@ -32,6 +32,19 @@ def test_what_belongs_to_no_site():
     assert unwatched(Positions()) == {"table": 15}
 
 
+class Experts(nn.Module):
+    """As transformers keep them: one tensor for all, and an activation function inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up, self.act = nn.Parameter(torch.zeros(4, 6, 3)), nn.SiLU()
+
+
+def test_experts_in_one_tensor_are_told_though_a_module_is_inside():
+    model = nn.ModuleDict({"experts": Experts(), "attention": nn.MultiheadAttention(4, 2)})
+    assert unwatched(model) == {"experts": 4 * 6 * 3}
+
+
 def test_recurrent_layers_and_cells():
     model = nn.ModuleDict({"rnn": nn.GRU(4, 5, num_layers=2), "cell": nn.LSTMCell(4, 5)})
     gru = 3 * 5 * (4 + 5) + 3 * 5 * (5 + 5)

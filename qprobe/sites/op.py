@@ -1,4 +1,4 @@
-"""One opaque operation through which a compiled model hands its tensors to a session.
+"""One opaque operation through which a compiled model hands its tensors over.
 
 A hook that keeps Python state, or decides by it, breaks a compiled graph or has it compiled anew.
 So a hook that is traced leaves one call of ``qprobe::observe`` in the graph, whatever the schedule,
@@ -7,6 +7,7 @@ reads, so that the compiler neither drops it nor moves two calls of it past each
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -14,7 +15,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from qprobe.sites import Attended
+from qprobe.sites.attention import Attended
+from qprobe.sites.reshaped import base_of
 
 
 class Watcher(Protocol):
@@ -50,6 +52,36 @@ def register(watcher: Watcher) -> int:
     number = next(_numbers)
     _watchers[number] = watcher
     return number
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def observe_gradient(  # noqa: PLR0913 - a graph takes numbers, and no object that holds them
+    x: Tensor, token: Tensor, watcher: int, slot: int, call: int, reshaped: bool
+) -> Tensor:
+    """Have the gradient of ``x`` observed, from the graph that makes ``x``.
+
+    The graph calls this function as it stands. A ``register_hook`` that the compiler traces itself
+    is none of the graph: while PyTorch 2.13 traces what the hook does it loses sight of the objects
+    that the model has made before, such as a cache of keys, and from then on reads attributes of
+    theirs as they were, which ends in a broken graph or in other numbers.
+
+    ``reshaped``: ``x`` may be another shape of what its layer has computed.
+    """
+    base = base_of(x) if reshaped else None
+    hooked, shape = (x, None) if base is None else (base, x.shape)
+    hook = partial(_observe_gradient, token, (watcher, slot, call), shape)
+    hooked.register_hook(hook)  # type: ignore[no-untyped-call]
+    return x
+
+
+torch.fx.node.has_side_effect(observe_gradient)  # nobody has to read what it returns
+
+
+def _observe_gradient(
+    token: Tensor, which: tuple[int, int, int], shape: torch.Size | None, gradient: Tensor
+) -> None:
+    gradient = gradient.detach() if shape is None else gradient.detach().view(shape)
+    torch.ops.qprobe.observe(gradient, token, *which, False)
 
 
 def _observe(  # noqa: PLR0913 - the schema of the operation

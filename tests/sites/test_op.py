@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qprobe.probes import op
+from qprobe.sites import op
 
 OBSERVE, ATTEND = torch.ops.qprobe.observe, torch.ops.qprobe.attend
 
