@@ -60,7 +60,8 @@ class Conversion:
     left_alone: tuple[LeftAlone, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.recipe}: {len(self.converted)} layers converted"]
+        plural = "" if len(self.converted) == 1 else "s"
+        lines = [f"{self.recipe}: {len(self.converted)} layer{plural} converted"]
         lines += [f"  {path}" for path in self.converted]
         if self.left_alone:
             lines.append(f"{len(self.left_alone)} left in high precision")
@@ -94,7 +95,7 @@ def convert(
 
     >>> model = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8))
     >>> print(convert(model, "nvfp4"))
-    nvfp4: 1 layers converted
+    nvfp4: 1 layer converted
       1
     2 left in high precision
       0 (Linear): first layer
