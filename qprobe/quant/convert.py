@@ -15,6 +15,7 @@ from qprobe.quant.catalogue import recipe as named
 from qprobe.quant.layers import QUANTIZED, QuantizedLayer
 from qprobe.quant.products import Setup, faithful
 from qprobe.quant.recipe import QuantRecipe
+from qprobe.quant.transposed import is_transposed, under_recipe
 
 Layers = Literal["mid", "all"]
 
@@ -249,8 +250,16 @@ def _generator_in_use(modules: Iterable[nn.Module]) -> torch.Generator | None:
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """What is of exactly the types that can be converted, or was, in ``named_modules()`` order."""
     for path, module in model.named_modules():
-        if type(module) in _QUANTIZED or _is_quantized(module):
+        if _can_be_quantized(type(module)) or _is_quantized(module):
             yield path, module
+
+
+def _can_be_quantized(kind: type[nn.Module]) -> bool:
+    """Whether layers of exactly this class can; a class of a library is learnt when it is met."""
+    if kind not in _QUANTIZED and is_transposed(kind):
+        _QUANTIZED[kind] = under_recipe(kind)
+        _PLAIN[_QUANTIZED[kind]] = kind
+    return kind in _QUANTIZED
 
 
 def _is_quantized(module: nn.Module) -> TypeGuard[QuantizedLayer | QuantizedScaledDotProduct]:
@@ -270,7 +279,7 @@ def _check_changeable(candidates: Mapping[str, nn.Module]) -> None:
 def _unsupported(model: nn.Module) -> Iterator[LeftAlone]:
     """Modules that may well multiply by a weight and yet cannot be converted."""
     for path, module in model.named_modules():
-        if type(module) in _QUANTIZED or _is_quantized(module):
+        if _can_be_quantized(type(module)) or _is_quantized(module):
             continue
         if rule := _why_not(module):
             yield LeftAlone(path, type(module).__name__, rule)

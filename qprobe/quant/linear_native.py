@@ -15,9 +15,10 @@ from torch import Tensor
 from qprobe import native
 from qprobe.quant import blockscale, integer
 from qprobe.quant.formats import NVFP4, IntFormat
-from qprobe.quant.products import Kernel, Role, Setup, operand_of
+from qprobe.quant.products import Kernel, LinearKernel, Role, Setup, operand_of
 from qprobe.quant.quantize import Operand, quantize_operand
 from qprobe.quant.spec import Granularity
+from qprobe.quant.transposed_kernel import TransposedKernel
 
 #: Outputs that the kernel multiplies together, and inputs up to whose multiple rows are filled up.
 PANEL = 32
@@ -84,6 +85,8 @@ def pack(w: Tensor, kernel: Kernel, setup: Setup) -> Packed | None:
     None where the kernel does not know the recipe: it rounds, unrotated, to NVFP4 or to integers of
     which a row of the input, an output or everything shares a scale.
     """
+    if isinstance(kernel, TransposedKernel):
+        return pack(w.T, LinearKernel(w.T), setup)
     x_how = operand_of(w.new_empty(0, w.shape[1]), Role("fprop", "x"), kernel, setup.recipe)
     w_how = operand_of(w.detach(), Role("fprop", "w"), kernel, setup.recipe)
     if x_how is None or w_how is None or not usable(w):

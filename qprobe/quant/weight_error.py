@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.products import ConvKernel, Kernel, LinearKernel, fprop_weight
+from qprobe.quant.transposed import stores_transposed
+from qprobe.quant.transposed_kernel import TransposedKernel
 
 
 def weight_error(layer: QuantizedLayer) -> Tensor | None:
@@ -29,4 +31,4 @@ def _kernel(layer: QuantizedLayer, weight: Tensor) -> Kernel:
         # How far the kernel steps and pads does not matter to its weight.
         arguments = (layer.stride, layer.padding, layer.dilation, layer.transposed)
         return ConvKernel(weight, layer.groups, arguments)
-    return LinearKernel(weight)
+    return TransposedKernel(weight) if stores_transposed(layer) else LinearKernel(weight)

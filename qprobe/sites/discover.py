@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from qprobe.errors import InputError
 from qprobe.quant.attention import ScaledDotProduct
+from qprobe.quant.transposed import stores_transposed
 from qprobe.records.schema import Role
 from qprobe.sites.own_forward import OWN, computes_its_own, keeps_its_own
 from qprobe.sites.site import ROOT, Site
@@ -183,11 +184,6 @@ def select(
         counts[site.kind] += 1
     known = ", ".join(f"{name} ({count})" for name, count in counts.items()) or "none at all"
     raise InputError(f"no site has {' and '.join(asked) or 'been found'}; there are {known}.")
-
-
-def stores_transposed(module: nn.Module) -> bool:
-    """Whether the weight is ``[inputs, outputs]``: the ``Conv1D`` of transformers is a linear."""
-    return _of_transformers(module) and type(module).__name__ == "Conv1D"
 
 
 def _of_transformers(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qprobe.quant.products import Setup, first_setup
+from qprobe.quant.transposed import stores_transposed
 
 
 class Rows(NamedTuple):
@@ -104,7 +105,7 @@ class Projections:
         bias = getattr(module, "bias", None)
         self._calls[_base(y)] = Projection(
             input=x.detach(),
-            weight=weight.detach() if len(weight) == y.shape[-1] else weight.detach().mT,
+            weight=weight.detach().mT if stores_transposed(module) else weight.detach(),
             bias=None if bias is None else bias.detach(),
             module=module,
             offset=int(y.storage_offset()),

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from qprobe.errors import InputError
 from qprobe.quant.attention import ScaledDotProduct
+from qprobe.quant.transposed import stores_transposed
 from qprobe.records.schema import Role
 from qprobe.sites.dataflow import first_argument
-from qprobe.sites.discover import Owner, stores_transposed
+from qprobe.sites.discover import Owner
 from qprobe.sites.site import Site
 
 _PASSING = frozenset({Role.INPUT, Role.OUTPUT, Role.GRAD_OUTPUT})

@@ -30,6 +30,30 @@ def test_rows_of_a_head_make_that_head(grad):
             torch.testing.assert_close(made, part[:, head])
 
 
+class Conv1D(nn.Module):
+    """As transformers has it, square: its shape does not tell how it stores its weight."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_a_weight_that_is_stored_transposed_is_turned():
+    layer, x, seen = Conv1D(8), torch.randn(2, 5, 8), Projections()
+    y = layer(x)
+    seen.note(layer, x, y)
+    part = y.unflatten(-1, (2, 4)).transpose(1, 2)
+    call = seen.of(part, part)[0]
+    for head in range(2):
+        made = nn.functional.linear(x, call.rows(part, head).of(call.weight))
+        torch.testing.assert_close(made, part[:, head])
+
+
 @pytest.mark.parametrize("other", [lambda q: q * 0.5, lambda q: q.clone(), torch.randn_like])
 def test_what_was_computed_is_no_part(other):
     layer, x, seen = nn.Linear(8, 24), torch.randn(2, 5, 8), Projections()

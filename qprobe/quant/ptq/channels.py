@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from qprobe.errors import InputError
+from qprobe.quant.transposed import stores_transposed
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -42,7 +43,7 @@ class Channels:
         if isinstance(layer, nn.Linear) and weight is not None:
             shape = (layer.out_features, layer.in_features)
             return cls._linear(*shape, inputs_first=False)
-        if _is_conv1d(layer) and weight is not None:
+        if stores_transposed(layer) and weight is not None:
             return cls._linear(weight.shape[1], weight.shape[0], inputs_first=True)
         if isinstance(layer, _ConvNd) and weight is not None:
             groups = layer.groups
@@ -135,8 +136,3 @@ class Channels:
 def is_norm(module: nn.Module) -> bool:
     """Whether ``module`` scales its channels by a ``weight`` and shifts them by a ``bias``."""
     return isinstance(module, _NORMS) and module._parameters.get("weight") is not None  # noqa: SLF001
-
-
-def _is_conv1d(layer: nn.Module) -> bool:
-    kind = type(layer)
-    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
