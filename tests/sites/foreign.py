@@ -70,19 +70,25 @@ def t5(attention):
     return hf.T5ForConditionalGeneration(config), labelled()
 
 
+#: An encoder and a decoder of two layers each.
+BOTH = {
+    "vocab_size": 64,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+}
+
+
 def whisper(attention):
     """Convolutions before the encoder, whose keys the decoder keeps in a cache."""
     hf = transformers()
     config = hf.WhisperConfig(
-        vocab_size=64,
+        **BOTH,
         num_mel_bins=8,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
         max_source_positions=16,
         max_target_positions=16,
         decoder_start_token_id=1,
@@ -105,18 +111,7 @@ def mamba(_):
 def bart(attention):
     """An encoder and a decoder that takes what it is to make one place later."""
     hf = transformers()
-    config = hf.BartConfig(
-        vocab_size=64,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=16,
-        attn_implementation=attention,
-    )
+    config = hf.BartConfig(**BOTH, max_position_embeddings=16, attn_implementation=attention)
     return hf.BartForConditionalGeneration(config), labelled()
 
 
