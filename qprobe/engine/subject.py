@@ -88,7 +88,7 @@ def subject_of(
         score=PooledAuprc(),
         forward=_forward,
         groups=_patients,
-        first=_first,
+        some=_some,
         name=f"{bench.config.arch} {bench.config.size}",
     )
 
@@ -103,12 +103,13 @@ def _losses(output: Tensor, batch: Batch) -> Tensor:
     return bce_tversky_per_image(logits, targets(logits, batch.mask.to(logits.device)))
 
 
-def _first(batch: Batch, samples: int) -> Batch:
+def _some(batch: Batch, numbers: Sequence[int]) -> Batch:
+    rows = list(numbers)
     return Batch(
-        image=batch.image[:samples],
-        mask=batch.mask[:samples],
-        patients=batch.patients[:samples],
-        samples=batch.samples[:samples],
+        image=batch.image[rows],
+        mask=batch.mask[rows],
+        patients=tuple(batch.patients[n] for n in rows),
+        samples=tuple(batch.samples[n] for n in rows),
     )
 
 

@@ -46,8 +46,9 @@ class Measurement:
         self.quantized: Replicates
         #: Whether screen values are what the score gains, and not of the loss.
         self.sloped = isinstance(subject.score, SlopedScore)
-        #: Screen values by layer.
+        #: Screen values by layer, and their standard errors where they are gains.
         self.screen: dict[str, float] = dict(known.values("screen"))
+        self.unsure: dict[str, float] = dict(known.values("screen.stderr"))
         #: Recoveries on all batches by layer.
         self.recovered: dict[str, Interval] = known.intervals("recovery")
 
@@ -58,7 +59,7 @@ class Measurement:
         )
         with self.clock.part("warm-up"):
             for batch in islice(self.subject.batches(), 1):
-                plain.run_once(self._few(batch))
+                plain.run_once(self._first(batch, 1))
         with self.clock.part("base"):
             plain.evaluate_base()
         self.clock.unit = self.clock.seconds("base")
@@ -116,9 +117,10 @@ class Measurement:
                 f"{found.n}; start anew."
             )
 
-    def _few(self, batch: Any) -> Any:
+    def _first(self, batch: Any, samples: int) -> Any:
         """The first samples of a batch, or all where it cannot be divided."""
-        return batch if self.subject.first is None else self.subject.first(batch, FEW)
+        some = self.subject.some
+        return batch if some is None else some(batch, range(samples))
 
     @torch.no_grad()
     def _verify(self) -> None:
@@ -130,7 +132,8 @@ class Measurement:
         paths = list(self.layers)
         step = max(1, (len(paths) - 1) // max(1, VERIFIED - 1))
         chosen = paths[::step][:VERIFIED]
-        batch = self._few(next(iter(self.subject.batches())))
+        few = min(FEW, self.evaluation.sizes[0])
+        batch = self._first(next(iter(self.subject.batches())), few)
         wrong = self.evaluation.disagreement(batch, {path: self.variant([path]) for path in chosen})
         if wrong is not None:
             raise InputError(

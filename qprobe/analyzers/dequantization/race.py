@@ -1,15 +1,15 @@
 """The layers that recover most, without measuring all of them.
 
 Layers are taken in the order of their screen values, four times as many as are asked for. All see
-the first quarter of the batches, fewer the second and the third, twice as many as are asked for and
-some more the last: at each look those leave of whom least is expected. Of gains, that is the score
-with what was seen put in place of the base's, and the screen's share for what was not seen yet,
-where that is a gain; else the score of what was seen. Both orders are weighed by what a layer's
-evaluation costs: one far back is played again in no time. The others follow in smaller lots. After
-each lot the race ends when the ``top``-th exact lower limit exceeds what any layer that waits can
-be expected to reach: its screen value times the 95th percentile of recovery/screen so far. That
-bound is a heuristic, as is leaving by rank; the report says how well the screen agreed with the
-truth.
+the first quarter of the batches, fewer the second and the third, nearly three times as many as are
+asked for the last: at each look those leave of whom least is expected. Of gains, that is the score
+with what was seen put in place of the base's, and for what was not seen yet the screen's share,
+where that is a gain, and half its standard error: of a layer that is hard to foretell more is
+hoped. Else it is the score of what was seen. Both orders are weighed by what a layer's evaluation
+costs: one far back is played again in no time. The others follow in smaller lots. After each lot
+the race ends when the ``top``-th exact lower limit exceeds what any layer that waits can be
+expected to reach: its screen value times the 95th percentile of recovery/screen so far. That bound
+is a heuristic, as is leaving by rank; the report says how well the screen agreed with the truth.
 """
 
 import math
@@ -28,7 +28,9 @@ from qprobe.inference import Interval, Replicates
 SHARES = (0.25, 0.5, 0.75)
 #: Layers that run at first and after each look, in units of ``top``: wide, since a screen orders
 #: roughly, and hardly narrower in the end, since a look still takes one of the best for another.
-WIDTHS = (4.0, 3.4, 3.0, 2.6)
+WIDTHS = (4.0, 3.6, 3.2, 2.8)
+#: Standard errors of a screen's gain that are hoped for on top of it.
+HOPE = 0.5
 #: How far above the screen a layer may be: this quantile of what was seen.
 QUANTILE = 0.95
 
@@ -57,8 +59,8 @@ class Race:
     finished: dict[str, Interval] = field(default_factory=dict)
     #: Screen values by layer.
     screen: Mapping[str, float] = field(default_factory=dict)
-    #: Whether those are what the score gains.
-    gains: bool = False
+    #: Their standard errors, where they are what the score gains; else none.
+    unsure: Mapping[str, float] = field(default_factory=dict)
     #: What those who left were expected to recover.
     left: dict[str, float] = field(default_factory=dict)
     _seen: dict[str, Judged] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Race:
     def _expected(self, path: str, stop: int) -> float | None:
         """The recovery that the first ``stop`` batches speak for; None where it is undefined."""
         judged, evaluation = self._seen[path], self.evaluation
-        if not self.gains or path not in self.screen:
+        if path not in self.unsure:
             score, base = (evaluation.score(one, stop) for one in (judged, evaluation.base))
             return None if score is None or base is None else score - base
         everything = len(evaluation.sizes)
@@ -140,7 +142,8 @@ class Race:
         if score is None or base is None:
             return None
         unseen = sum(evaluation.sizes[stop:]) / sum(evaluation.sizes)
-        return score - base + unseen * max(0.0, self.screen[path])
+        hoped = max(0.0, self.screen[path]) + HOPE * self.unsure[path]
+        return score - base + unseen * hoped
 
     def _decided(self, waiting: Sequence[str]) -> bool:
         best, screen = self.best(), self.screen

@@ -19,6 +19,7 @@ The layers' backward pass is the chain rule through the quantized product, dx = 
 weights are not computed.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,12 @@ class Screened:
     def gain(self) -> float:
         """``−s``: what a sample's share of the score gains, where the loss is a score's slope."""
         return -signed(self.total)
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of ``gain``; 0 of one sample, which does not tell it."""
+        total = self.total
+        return float(total.std(ddof=1)) / math.sqrt(len(total)) if len(total) > 1 else 0.0
 
 
 def signed(products: Floats) -> float:

@@ -27,9 +27,9 @@ class Search:
     #: Passes a layer that base, screen and race together may take; more lots are started only
     #: within it.
     budget: float = 0.25
-    #: Share of the batches that are screened, evenly spread (of the first one's samples where these
-    #: are enough); a sixth of it where the score tells no slope and the loss is taken.
-    screened: float = 1 / 2
+    #: Share of the samples that are screened, from all over the batches; three times as many where
+    #: these cannot be divided, half as many where the score tells no slope and the loss is taken.
+    screened: float = 1 / 6
     #: Whether the operands of the best layers are put back one at a time.
     operands: bool = True
     #: Random layers that are measured to learn how far the screen can be trusted; 0 for none.
@@ -59,9 +59,7 @@ class Search:
             raise InputError(f"draws is at least 2, for a spread; got {self.draws}.")
 
 
-QUICK = Search(
-    mode=Mode.SCREEN, screened=0.25, operands=False, agreement=0, cumulative=0, sensitivity=False
-)
+QUICK = Search(mode=Mode.SCREEN, operands=False, agreement=0, cumulative=0, sensitivity=False)
 #: Screens as much as :data:`QUICK`, whose order is then held against the truth.
-EXHAUSTIVE = Search(mode=Mode.EXHAUSTIVE, screened=QUICK.screened, agreement=0)
+EXHAUSTIVE = Search(mode=Mode.EXHAUSTIVE, agreement=0)
 THOROUGH = replace(EXHAUSTIVE, cumulative=8, pairs=8)

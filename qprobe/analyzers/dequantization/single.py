@@ -13,22 +13,23 @@ from qprobe.analyzers.dequantization.emit import interval, record
 from qprobe.analyzers.dequantization.evaluation import Evaluation, Judged
 from qprobe.analyzers.dequantization.layers import OPERANDS, only, without_operand
 from qprobe.analyzers.dequantization.measurement import Measurement
-from qprobe.analyzers.dequantization.order import screen_order
+from qprobe.analyzers.dequantization.order import screen_order, spread
 from qprobe.analyzers.dequantization.race import Race, Stop
-from qprobe.analyzers.dequantization.screen import Screened, fisher, screen, signed
-from qprobe.analyzers.dequantization.search import QUICK, Mode
+from qprobe.analyzers.dequantization.screen import fisher, screen, signed
+from qprobe.analyzers.dequantization.search import Mode
 from qprobe.inference import kendall_tau
 from qprobe.records.schema import Record, Role
 
 #: The role under which an operand's records are filed.
 ROLES = {"x": str(Role.INPUT), "w": str(Role.WEIGHT), "both": ""}
-#: So many samples are screened at least, where a batch can be divided.
+#: So many samples are screened at least, where a batch can be divided, and so many of a batch.
 SCREENED = 16
+OF_A_BATCH = 4
+#: How much more is screened where batches are taken whole.
+WHOLE = 3
 #: Of what is screened where the score tells its slope, a loss gets so much: it orders no better
 #: from more.
-OF_A_LOSS = 1 / 6
-#: The key of the screen that a quick search would have had, of which the agreement is told.
-QUICK_SCREEN = "screen.quick"
+OF_A_LOSS = 1 / 2
 #: Fewer items than this have no rank correlation with an interval.
 RANKED = 5
 
@@ -38,16 +39,19 @@ def screening(m: Measurement) -> Iterator[Record]:
     if set(m.screen) >= set(m.layers):
         return
     with m.clock.part("screen"):
-        found = screen(_sloped(m), m.layers, _screened(m, m.search.screened))
+        found = screen(_sloped(m), m.layers, _screened(m))
     samples = sum(m.evaluation.sizes)
     for path in m.layers:
         if path not in found:
             yield record(path, "screen.missing", 1.0)
             continue
         one = found[path]
-        m.screen[path] = _value(m, one)
+        m.screen[path] = samples * one.gain if m.sloped else one.value
         yield record(path, "screen", m.screen[path])
         yield record(path, "screen.samples", len(one.total))
+        if m.sloped:
+            m.unsure[path] = samples * one.stderr
+            yield record(path, "screen.stderr", m.unsure[path])
         for operand, products in {**one.products, "both": one.total}.items():
             if m.sloped:
                 gain = -samples * signed(products)
@@ -65,26 +69,24 @@ def _sloped(m: Measurement) -> Subject:
     return replace(m.subject, loss=lambda output, batch: -score.gains(output, batch, totals))
 
 
-def _value(m: Measurement, found: Screened) -> float:
-    """What a layer is ordered by: the gain of the score, or what the loss feels."""
-    return sum(m.evaluation.sizes) * found.gain if m.sloped else found.value
+def _screened(m: Measurement) -> Iterator[Any]:
+    """Samples from all over the data: those side by side, of one patient, are alike.
 
-
-def _screened(m: Measurement, share: float) -> Iterator[Any]:
-    """A share of the batches, evenly spread, or of the first one where that is enough samples."""
-    sizes, first = m.evaluation.sizes, m.subject.first
-    share = share if m.sloped else share * OF_A_LOSS
+    They come from every batch, or from some where each would give too few. Batches that cannot be
+    divided are taken whole, and more of them.
+    """
+    sizes, some = m.evaluation.sizes, m.subject.some
+    share = m.search.screened * (1.0 if m.sloped else OF_A_LOSS)
     wanted = max(SCREENED, round(share * sum(sizes)))
-    if first is not None and wanted <= sizes[0]:
-        yield first(next(iter(m.subject.batches())), wanted)
-        return
-    count = max(1, round(share * len(sizes)))
-    chosen = {(n + 1) * len(sizes) // count - 1 for n in range(count)}
-    yield from (batch for n, batch in enumerate(m.subject.batches()) if n in chosen)
+    of_all = round(WHOLE * share * len(sizes)) if some is None else wanted // OF_A_BATCH
+    chosen = spread(max(1, of_all), len(sizes))
+    for n, batch in enumerate(m.subject.batches()):
+        if n in chosen:
+            yield batch if some is None else some(batch, spread(wanted // len(chosen), sizes[n]))
 
 
 def _order(m: Measurement) -> list[str]:
-    return screen_order(list(m.layers), m.screen, gains=m.sloped)
+    return screen_order(list(m.layers), m.screen, m.unsure)
 
 
 def recoveries(m: Measurement) -> Iterator[Record]:
@@ -93,7 +95,7 @@ def recoveries(m: Measurement) -> Iterator[Record]:
         yield from _all(m)
         return
     affords = partial(_affords, m)
-    race = Race(m.evaluation, m.search.top, affords, dict(m.recovered), m.screen, m.sloped)
+    race = Race(m.evaluation, m.search.top, affords, dict(m.recovered), m.screen, m.unsure)
     with m.clock.part("race"):
         stop = race.run(_order(m), {path: m.variant([path]) for path in m.layers})
     yield record("", f"stopped.{stop}", 1.0)
@@ -150,7 +152,7 @@ def operand_recoveries(m: Measurement) -> Iterator[Record]:
 
 
 def agreement(m: Measurement) -> Iterator[Record]:
-    """Does a quick screen order layers as the truth does? Measured on some that nobody chose."""
+    """Does the screen order layers as the truth does? Measured on some that nobody chose."""
     if m.search.mode is Mode.RACE and not m.search.agreement:
         return
     others = [path for path in m.layers if path not in m.recovered and path in m.screen]
@@ -162,22 +164,11 @@ def agreement(m: Measurement) -> Iterator[Record]:
         m.recovered |= found
         for path, one in found.items():
             yield from interval(path, "recovery", one)
-    quick = m.screen
-    if m.search.screened != QUICK.screened:
-        quick = dict(m.known.values(QUICK_SCREEN)) or _quick(m)
-        yield from (record(path, QUICK_SCREEN, value) for path, value in quick.items())
-    both = [path for path in m.recovered if path in quick]
+    both = [path for path in m.recovered if path in m.screen]
     truth = np.array([m.recovered[path].estimate for path in both])
-    guess = np.array([quick[path] for path in both])
+    guess = np.array([m.screen[path] for path in both])
     if len(both) >= RANKED and np.ptp(truth) > 0 and np.ptp(guess) > 0:
         yield from interval("", "agreement", kendall_tau(guess, truth, m.bounds.level))
-
-
-def _quick(m: Measurement) -> dict[str, float]:
-    """The screen that ``--quick`` would have: of fewer samples than a race takes its order from."""
-    with m.clock.part("agreement"):
-        found = screen(_sloped(m), m.layers, _screened(m, QUICK.screened))
-    return {path: _value(m, one) for path, one in found.items()}
 
 
 def sensitivities(m: Measurement) -> Iterator[Record]:

@@ -11,6 +11,7 @@ import torch
 from qprobe.analyzers.dequantization.heap import keep_freed_memory, long_lived
 
 #: Four blocks of 6 MiB again and again: freed together they are more than glibc keeps by itself.
+#: So often that a heap which once more has to grow does not count.
 LOOP = """
 import resource, torch
 {first}
@@ -19,7 +20,7 @@ def once():
     del kept
 once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8):
+for _ in range(32):
     once()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

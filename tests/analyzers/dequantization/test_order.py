@@ -8,12 +8,13 @@ SCREEN = {"a": 1.0, "b": 5.0, "c": -9.0, "d": 3.0, "e": -0.5, "f": 2.0, "g": -4.
 
 
 @pytest.mark.parametrize(
-    ("gains", "order"), [(False, "bdfahegc"), (True, "bdfc" + "aheg"), (True, "?bdfcaheg")]
+    ("unsure", "order"),
+    [({}, "bdfahegc"), ({"b": 9.0, "e": 3.0}, "bdfeahgc"), ({"e": 3.0}, "?bdfeahgc")],
 )
-def test_by_value_and_of_gains_every_fourth_by_magnitude(gains, order):
+def test_by_value_and_every_fourth_by_how_unsure_it_is(unsure, order):
     """Layers of which nothing is known come first."""
     layers = [*SCREEN, *("?" if "?" in order else "")]
-    assert "".join(screen_order(layers, SCREEN, gains=gains)) == order
+    assert "".join(screen_order(layers, SCREEN, unsure)) == order
 
 
 def test_places_are_weighed_by_the_root_of_the_cost():
