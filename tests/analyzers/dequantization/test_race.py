@@ -98,7 +98,7 @@ def test_the_budget_ends_it_after_the_first_lot():
 
 
 def test_each_look_leaves_a_share_of_the_lot():
-    """Eight see the first quarter and the second, seven the third, six the last: two batches each."""
+    """Eight see the first half, seven the third quarter, six the last: two batches each."""
     runner, _, table = race(
         dict.fromkeys(LAYERS, 0.0), dict.fromkeys(LAYERS, 1.0), affords=lambda lot: False
     )
