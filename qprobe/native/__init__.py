@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 
 from qprobe.errors import InputError
 
-_ABI: Final = 6
+_ABI: Final = 7
 _LIBRARY: Final = "qprobe.native._kernels"
 
 
@@ -227,7 +227,27 @@ class Linear(ctypes.Structure):
     ]
 
 
+class Binned(ctypes.Structure):
+    """Counts of negatives and positives ``[rows, bins]`` by rising score, float64.
+
+    Both lie alike, ``row`` and ``bin`` elements apart. ``total`` and ``hits`` of each row are
+    written: what its positives add to average precision, and their number.
+    """
+
+    _fields_: ClassVar = [
+        ("negatives", _address),
+        ("positives", _address),
+        ("rows", _size),
+        ("bins", _size),
+        ("row", _size),
+        ("bin", _size),
+        ("total", _address),
+        ("hits", _address),
+    ]
+
+
 _SIGNATURES: Final = {
+    "qprobe_average_precision": [ctypes.POINTER(Binned)],
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
     "qprobe_group_max": [_address, _size, _size, _size, _size],
     "qprobe_nvfp4_scales": [_address, _size, _address, _address],
@@ -257,6 +277,7 @@ class Kernels:
             function.argtypes = arguments
             function.restype = None
         self._select = library.qprobe_select
+        self.average_precision = library.qprobe_average_precision
         self.block_absmax = library.qprobe_block_absmax
         self.group_max = library.qprobe_group_max
         self.nvfp4_scales = library.qprobe_nvfp4_scales
