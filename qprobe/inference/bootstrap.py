@@ -24,7 +24,9 @@ Reduce = Callable[[Floats], ArrayLike]
 #: More undefined draws than this, and the draws that are left describe another population.
 MOST_UNDEFINED = 0.05
 #: Draws whose statistics are summed and reduced together.
-_AT_ONCE = 100
+_AT_ONCE = 250
+#: Statistics that are zero in all groups are summed with the others up to so many in a row.
+_GAP = 64
 
 
 class Method(StrEnum):
@@ -219,16 +221,33 @@ def replicate(
 
 
 def _drawn(weights: Floats, part: Floats, reduce: Reduce) -> Scores:
-    """The scores of all draws, a few at a time: what stays in the cache is several times faster."""
+    """The scores of all draws, a few at a time: what stays in the cache is several times faster.
+
+    Of statistics that are zero in every group, as most bins of a histogram are, no sums are taken.
+    Draws lie side by side in memory.
+    """
     whole: Scores = np.ma.masked_array(np.zeros(len(weights)), mask=True)
-    flat = part.reshape(len(part), -1)
-    kept = np.empty((_AT_ONCE, flat.shape[1]))
+    flat = np.ascontiguousarray(part.reshape(len(part), -1).T)
+    kept = np.zeros((len(flat), _AT_ONCE))
+    filled = _runs(np.flatnonzero(flat.any(1)))
     for start in range(0, len(weights), _AT_ONCE):
-        rows = weights[start : start + _AT_ONCE]
-        totals = np.matmul(rows, flat, out=kept[: len(rows)])
-        scores = reduce(totals.reshape(-1, *part.shape[1:]))
-        whole[start : start + _AT_ONCE] = _checked(scores, len(rows))
+        columns = np.ascontiguousarray(weights[start : start + _AT_ONCE].T)
+        totals = kept[:, : columns.shape[1]]
+        for run in filled:
+            np.matmul(flat[run], columns, out=totals[run])
+        scores = reduce(totals.T.reshape(-1, *part.shape[1:]))
+        whole[start : start + _AT_ONCE] = _checked(scores, columns.shape[1])
     return whole
+
+
+def _runs(at: NDArray[np.intp]) -> list[slice]:
+    """These places in few pieces: a gap has to be long to be worth a product of its own.
+
+    >>> _runs(np.array([1, 3, 103]))
+    [slice(1, 4, None), slice(103, 104, None)]
+    """
+    pieces = np.split(at, np.flatnonzero(np.diff(at) > _GAP) + 1) if at.size else []
+    return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
 
 
 def _percentiles(draws: Floats, level: float) -> tuple[float, float]:

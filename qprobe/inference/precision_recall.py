@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import digamma
 
+from qprobe import native
 from qprobe.errors import InputError
+from qprobe.inference import average_precision_native
 
 Floats = NDArray[np.float64]
 #: Values of which some may be undefined; ``.tolist()`` gives None for those.
@@ -72,7 +74,14 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     """
     negatives, positives = _counts(histograms)
     leading, bins = positives.shape[:-1], positives.shape[-1]
-    negatives, positives = negatives.reshape(-1, bins), positives.reshape(-1, bins)
+    sums_of = _sums if native.kernels is None else average_precision_native.sums
+    found = sums_of(negatives.reshape(-1, bins), positives.reshape(-1, bins))
+    total, hits = found.reshape(2, *leading)
+    return _per_positive(total, hits)
+
+
+def _sums(negatives: Floats, positives: Floats) -> Floats:
+    """What all positives of each row of bins add, and their number: ``[2, rows]``."""
     # Bins above or below all positives need no harmonic sum, which is most of the work.
     holding = _filled(positives)
     before = negatives[:, holding.stop :].sum(-1)
@@ -80,8 +89,7 @@ def average_precision_of_histograms(histograms: ArrayLike) -> Masked:
     found = np.empty((2, len(positives)))
     for rows in _blocks(*positives.shape):
         found[:, rows] = _summed(negatives[rows], positives[rows], before[rows])
-    total, hits = found.reshape(2, *leading)
-    return _per_positive(total, hits)
+    return found
 
 
 def _summed(negatives: Floats, positives: Floats, before: Floats) -> tuple[Floats, Floats]:

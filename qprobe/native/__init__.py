@@ -10,22 +10,55 @@ where the processor multiplies bfloat16.
 """
 
 import ctypes
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec
-from typing import ClassVar, Final
+from typing import Final
 
 from qprobe.errors import InputError
+from qprobe.native.arguments import (
+    AttentionLook,
+    AttentionRows,
+    Binned,
+    Element,
+    How,
+    Layer,
+    Linear,
+    Logits,
+    Observation,
+    Projecting,
+    Rows,
+    Sampled,
+    Sharing,
+    Vectors,
+)
 
-_ABI: Final = 6
+__all__ = [
+    "AttentionLook",
+    "AttentionRows",
+    "Binned",
+    "Element",
+    "How",
+    "InstructionSet",
+    "Kernels",
+    "Layer",
+    "Linear",
+    "Logits",
+    "Observation",
+    "Projecting",
+    "Rows",
+    "Sampled",
+    "Sharing",
+    "Vectors",
+    "describe",
+    "kernels",
+    "require",
+]
+
+_ABI: Final = 7
 _LIBRARY: Final = "qprobe.native._kernels"
-
-
-class Element(IntEnum):
-    """Element types that the kernels read and write."""
-
-    FLOAT32 = 0
-    BFLOAT16 = 1
+_address = ctypes.c_void_p
+_size = ctypes.c_int64
 
 
 class InstructionSet(IntEnum):
@@ -36,198 +69,9 @@ class InstructionSet(IntEnum):
     AVX512 = 2
 
 
-class Rows(IntEnum):
-    """How a linear layer rounds its input."""
-
-    BLOCKS = 0
-    ROW = 1
-    TENSOR = 2
-
-
-class Sampled(IntFlag):
-    """What a summary measures on the sampled tokens."""
-
-    NOTHING = 0
-    HISTOGRAM = 1
-    NVFP4 = 2
-    INT4 = 4
-
-
-_address = ctypes.c_void_p
-_size = ctypes.c_int64
-
-
-class Observation(ctypes.Structure):
-    """A tensor ``[outer, length, inner]`` (channels in the middle) and its summary's memory.
-
-    Every pointer is the address of dense memory the caller owns; results are added to what is
-    there.
-    """
-
-    _fields_: ClassVar = [
-        ("x", _address),
-        ("type", _size),
-        ("outer", _size),
-        ("length", _size),
-        ("inner", _size),
-        ("fields", _size),
-        ("stride", _size),
-        ("offset", _size),
-        ("reference", _address),
-        ("channels", _address),
-        ("tokens", _address),
-        ("nonfinite", _address),
-        ("magnitudes", _address),
-        ("counts", _address),
-        ("energy", _address),
-        ("scratch", _address),
-    ]
-
-
-class AttentionRows(ctypes.Structure):
-    """Logits ``[samples, heads, queries, keys]`` before and after, and where their results go.
-
-    They and the bias are float64 where ``wide``, else float32.
-
-    Every pointer is the address of dense memory the caller owns, or nothing: for no bias, and where
-    all keys are visible. Counts and sums are added to, levels are written.
-    """
-
-    _fields_: ClassVar = [
-        ("before", _address),
-        ("after", _address),
-        ("bias", _address),
-        ("visible", _address),
-        ("wide", _size),
-        ("samples", _size),
-        ("heads", _size),
-        ("queries", _size),
-        ("keys", _size),
-        ("counts", _address),
-        ("sums", _address),
-        ("levels", _address),
-        ("scratch", _address),
-    ]
-
-
-class Sharing(IntEnum):
-    """What shares a scale: NVFP4's blocks or square tiles; integers of a row or a whole tensor."""
-
-    BLOCKS = 0
-    TILES = 1
-    ROWS = 2
-    WHOLE = 3
-
-
-class Projecting(IntFlag):
-    """Which projections are made anew: of quantized operands, and of operands as they are."""
-
-    NEITHER = 0
-    QUANTIZED = 1
-    PLAIN = 2
-
-
-class How(ctypes.Structure):
-    """How an operand is quantized: what shares a scale, and of integers the largest."""
-
-    _fields_: ClassVar = [("sharing", _size), ("largest", ctypes.c_double)]
-
-
-class Vectors(ctypes.Structure):
-    """Vectors of one head: the address of the first, and how far samples and tokens are apart.
-
-    ``top`` is the largest magnitude of all heads, where the whole tensor shares a scale.
-    """
-
-    _fields_: ClassVar = [
-        ("first", _address),
-        ("type", _size),
-        ("sample", _size),
-        ("token", _size),
-        ("top", ctypes.c_double),
-    ]
-
-
-class Layer(ctypes.Structure):
-    """A layer ``x·wᵀ + bias`` and which rows of its weight make up one head.
-
-    ``x`` is ``[tokens, inputs]``, dense, its samples ``sample`` elements apart; ``weight`` is
-    ``[outputs, inputs]``, ``bias`` nothing or ``[outputs]``. ``type`` is what the layer casts all
-    three to, and what it gives.
-    """
-
-    _fields_: ClassVar = [
-        ("x", _address),
-        ("weight", _address),
-        ("bias", _address),
-        ("type", _size),
-        ("x_type", _size),
-        ("weight_type", _size),
-        ("bias_type", _size),
-        ("sample", _size),
-        ("tokens", _size),
-        ("outputs", _size),
-        ("inputs", _size),
-        ("row", _size),
-        ("step", _size),
-    ]
-
-
-class AttentionLook(ctypes.Structure):
-    """A sample of one head of an attention where it lies, and where results go.
-
-    Those are as in :class:`AttentionRows`: of logits, of their softmax, of projected logits, which
-    are left alone where ``projected`` is :attr:`Projecting.NEITHER`.
-    """
-
-    _fields_: ClassVar = [
-        ("q", Vectors),
-        ("k", Vectors),
-        ("of_q", Layer),
-        ("of_k", Layer),
-        ("attending", How),
-        ("input", How),
-        ("weight", How),
-        ("projected", _size),
-        ("samples", _size),
-        ("queries", _size),
-        ("keys", _size),
-        ("depth", _size),
-        ("sample", _address),
-        ("query", _address),
-        ("scale", ctypes.c_double),
-        ("bias", _address),
-        ("visible", _address),
-        ("counts", _address * 3),
-        ("sums", _address * 3),
-        ("levels", _address),
-        ("scratch", _address),
-    ]
-
-
-class Linear(ctypes.Structure):
-    """A linear layer: dense ``x [rows, inputs]``, ``y [rows, outputs]`` and the packed weight.
-
-    That is bfloat16, ``[outputs / 32, depth / 2, 32, 2]``, the depth a multiple of 16; what is
-    missing of outputs and inputs is zero. There may be no bias.
-    """
-
-    _fields_: ClassVar = [
-        ("x", _address),
-        ("y", _address),
-        ("rows", _size),
-        ("inputs", _size),
-        ("outputs", _size),
-        ("form", _size),
-        ("largest", ctypes.c_double),
-        ("weight", _address),
-        ("scale", _address),
-        ("bias", _address),
-        ("scratch", _address),
-    ]
-
-
 _SIGNATURES: Final = {
+    "qprobe_average_precision": [ctypes.POINTER(Binned)],
+    "qprobe_bin_logits": [ctypes.POINTER(Logits)],
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
     "qprobe_group_max": [_address, _size, _size, _size, _size],
     "qprobe_nvfp4_scales": [_address, _size, _address, _address],
@@ -257,6 +101,8 @@ class Kernels:
             function.argtypes = arguments
             function.restype = None
         self._select = library.qprobe_select
+        self.average_precision = library.qprobe_average_precision
+        self.bin_logits = library.qprobe_bin_logits
         self.block_absmax = library.qprobe_block_absmax
         self.group_max = library.qprobe_group_max
         self.nvfp4_scales = library.qprobe_nvfp4_scales

@@ -56,7 +56,7 @@ EXPORT int qprobe_select(int limit) {
   return qprobe_selected;
 }
 
-EXPORT int qprobe_abi(void) { return 6; }
+EXPORT int qprobe_abi(void) { return 7; }
 
 EXPORT void qprobe_block_absmax(const void *x, int type, int64_t outer, int64_t length, int64_t inner,
                                 int64_t block, float *out) {

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from qprobe import native
 from qprobe.engine.metrics import BINS, LIMIT, logit_histograms
+from qprobe.engine.metrics.prediction import BINS_A_LOGIT
 from qprobe.inference.precision_recall import (
     average_precision,
     average_precision_bounds,
@@ -43,3 +45,21 @@ def test_error_of_the_binned_average_precision():
     assert abs(float(average_precision_of_histograms(histogram)) - exact) < 0.0003
     assert low < exact < high
     assert high - low < 0.02
+
+
+@pytest.mark.skipif(native.kernels is None, reason=native.describe())
+@pytest.mark.parametrize("limit", native.InstructionSet)
+@pytest.mark.parametrize("pixels", [(1,), (511,), (1, 16, 33), (2, 5, 1030)])
+def test_the_kernel_counts_what_pytorch_counts(limit, pixels, monkeypatch):
+    torch.manual_seed(0)
+    logits = 12 * torch.randn(3, *pixels)
+    logits[0].view(-1)[0], logits[-1].view(-1)[-1] = float("inf"), float("-inf")
+    logits[1] = (logits[1] * BINS_A_LOGIT).round() / BINS_A_LOGIT  # on the edges of bins
+    target = torch.rand(3, *pixels)
+    native.kernels.select(limit)
+    by_kernel = logit_histograms(logits, target)
+    native.kernels.select(native.InstructionSet.AVX512)
+    monkeypatch.setattr(native, "kernels", None)
+    assert (by_kernel == logit_histograms(logits, target)).all()
+    turned = logits.transpose(0, -1).contiguous().transpose(0, -1)
+    assert (by_kernel == logit_histograms(turned, target)).all()
