@@ -34,7 +34,7 @@ from qprobe.analyzers.remedies import for_training, in_force, prepared, under
 from qprobe.analyzers.verification_findings import HIGH, LOST, PROBE, RECOVERY, findings
 from qprobe.errors import InputError
 from qprobe.inference import Replicates
-from qprobe.quant import Gemm, QuantRecipe
+from qprobe.quant import Gemm, QuantRecipe, Restoring
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.ptq import input_amax
 from qprobe.quant.remembering import remembering
@@ -104,7 +104,7 @@ class Verification:
     ) -> Iterator[Record]:
         """Every remedy of one layer on all batches."""
         model, path = evaluation.subject.model, layer.path
-        variants = {HIGH: dequantized(model, [layer])}
+        variants = {HIGH: dequantized(Restoring(model), [layer])}
         impossible: Mapping[str, str] = {}
         with ExitStack() as stack:
             if amax is not None:

@@ -2,7 +2,7 @@
 
 from qprobe.quant.attention import ScaledDotProduct
 from qprobe.quant.catalogue import recipe, recipes
-from qprobe.quant.convert import Conversion, LeftAlone, convert, override, restored, restoring
+from qprobe.quant.convert import Conversion, LeftAlone, Restoring, convert, override, restored
 from qprobe.quant.formats import INT3, INT4, INT8, MXFP4, NVFP4, BlockFormat, Format, IntFormat
 from qprobe.quant.hadamard import rotate
 from qprobe.quant.overrides import read_overrides
@@ -31,6 +31,7 @@ __all__ = [
     "QuantSpec",
     "Quantized",
     "Quantizer",
+    "Restoring",
     "Role",
     "Rounding",
     "ScaledDotProduct",
@@ -44,6 +45,5 @@ __all__ = [
     "recipe",
     "recipes",
     "restored",
-    "restoring",
     "rotate",
 ]

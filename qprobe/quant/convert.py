@@ -186,24 +186,32 @@ def restored(model: nn.Module, paths: Collection[str]) -> AbstractContextManager
     >>> model[1].recipe.name
     'nvfp4'
     """
-    return restoring(model, paths)()
+    return Restoring(model).of(paths)()
 
 
-def restoring(
-    model: nn.Module, paths: Collection[str]
-) -> Callable[[], AbstractContextManager[None]]:
-    """What :func:`restored` does, to be done again and again: the layers are looked up once."""
-    modules = dict(model.named_modules())
-    chosen = []
-    for path in paths:
-        module = modules.get(path)
-        if module is None or not _is_quantized(module):
-            known = [name for name, one in modules.items() if _is_quantized(one)]
-            raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
-        chosen.append(module)
-    _check_changeable({path: modules[path] for path in paths})
-    encoders = [one for one in modules.values() if any(isinstance(one, k) for k in _FAST_PATHS)]
-    return lambda: _on_loan(chosen, encoders)
+class Restoring:
+    """What :func:`restored` does, for many sets of layers and again and again.
+
+    The model's modules are looked up once; it keeps them as long as this is used.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules())
+        fast = tuple(_FAST_PATHS)
+        self._encoders = [one for one in self._modules.values() if isinstance(one, fast)]
+
+    def of(self, paths: Collection[str]) -> Callable[[], AbstractContextManager[None]]:
+        """To be called for each time that these layers are put back."""
+        modules = self._modules
+        chosen = []
+        for path in paths:
+            module = modules.get(path)
+            if module is None or not _is_quantized(module):
+                known = [name for name, one in modules.items() if _is_quantized(one)]
+                raise InputError(f"{path!r} is no quantized layer; there are {_some(known)}.")
+            chosen.append(module)
+        _check_changeable({path: modules[path] for path in paths})
+        return lambda: _on_loan(chosen, self._encoders)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qprobe.quant import Operand, Quantizer, Role, restoring
+from qprobe.quant import Operand, Quantizer, Restoring, Role
 from qprobe.quant.attention import QuantizedScaledDotProduct
 from qprobe.quant.layers import QuantizedLayer
 from qprobe.quant.remembering import quantizers
@@ -55,10 +55,10 @@ class Variant:
     applied: Callable[[], AbstractContextManager[None]]
 
 
-def dequantized(model: nn.Module, layers: Collection[Layer]) -> Variant:
+def dequantized(restoring: Restoring, layers: Collection[Layer]) -> Variant:
     """``layers`` in high precision."""
     paths = tuple(layer.path for layer in layers)
-    return Variant(changed=paths, applied=restoring(model, paths))
+    return Variant(changed=paths, applied=restoring.of(paths))
 
 
 def without_operand(layer: Layer, operand: str) -> Variant:
@@ -68,10 +68,10 @@ def without_operand(layer: Layer, operand: str) -> Variant:
     return Variant(changed=(layer.path,), applied=lambda: quantizers({layer.module: open_}))
 
 
-def only(model: nn.Module, layers: Mapping[str, Layer], path: str) -> Variant:
+def only(restoring: Restoring, layers: Mapping[str, Layer], path: str) -> Variant:
     """Of all ``layers`` this one quantized; what differs from the model in high precision."""
     others = tuple(other for other in layers if other != path)
-    return Variant(changed=(path,), applied=restoring(model, others))
+    return Variant(changed=(path,), applied=restoring.of(others))
 
 
 class Unquantized:

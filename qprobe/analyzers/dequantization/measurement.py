@@ -16,6 +16,7 @@ from qprobe.analyzers.dequantization.layers import Layer, Variant, dequantized
 from qprobe.analyzers.dequantization.search import Search
 from qprobe.errors import InputError
 from qprobe.inference import Interval, Replicates
+from qprobe.quant import Restoring
 from qprobe.records.schema import Record
 
 #: Layers at which replay is compared with a plain run before it is trusted.
@@ -37,6 +38,7 @@ class Measurement:
     ) -> None:
         self.subject = replace(subject, batches=Held(subject.batches, int(asked[1].memory * DATA)))
         self.layers = layers
+        self.restoring = Restoring(subject.model)
         self.search, self.bounds = asked
         self.known = known
         self.clock = Clock.of(subject.model)
@@ -85,7 +87,7 @@ class Measurement:
 
     def variant(self, paths: Collection[str]) -> Variant:
         """These layers in high precision."""
-        return dequantized(self.subject.model, [self.layers[path] for path in paths])
+        return dequantized(self.restoring, [self.layers[path] for path in paths])
 
     def gains(self, variants: Mapping[str, Variant]) -> dict[str, Replicates]:
         """What each variant scores above the model as it is, on all batches."""

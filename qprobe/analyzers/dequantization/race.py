@@ -1,6 +1,6 @@
 """The layers that recover most, without measuring all of them.
 
-Layers are taken in the order of their screen values, four times as many as are asked for. All see
+Layers are taken in the order of their screen values, 3.6 times as many as are asked for. All see
 the first quarter of the batches, fewer the second and the third, nearly three times as many as are
 asked for the last: at each look those leave of whom least is expected. Of gains, that is the score
 with what was seen put in place of the base's, and for what was not seen yet the screen's share,
@@ -28,7 +28,7 @@ from qprobe.inference import Interval, Replicates
 SHARES = (0.25, 0.5, 0.75)
 #: Layers that run at first and after each look, in units of ``top``: wide, since a screen orders
 #: roughly, and hardly narrower in the end, since a look still takes one of the best for another.
-WIDTHS = (4.0, 3.6, 3.2, 2.8)
+WIDTHS = (3.6, 3.4, 3.0, 2.8)
 #: Standard errors of a screen's gain that are hoped for on top of it.
 HOPE = 0.5
 #: How far above the screen a layer may be: this quantile of what was seen.

@@ -186,7 +186,7 @@ def sensitivities(m: Measurement) -> Iterator[Record]:
             lot, waiting = waiting[:size], waiting[size:]
             judged = {path: Judged() for path in lot}
             with m.clock.part("sensitivity"):
-                evaluation.evaluate({p: only(m.subject.model, m.layers, p) for p in lot}, judged)
+                evaluation.evaluate({p: only(m.restoring, m.layers, p) for p in lot}, judged)
                 found = {
                     path: (m.high - evaluation.replicates(one)).interval()
                     for path, one in judged.items()

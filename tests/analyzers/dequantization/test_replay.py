@@ -6,7 +6,7 @@ from qprobe.analyzers.dequantization.layers import dequantized, quantized_layers
 from qprobe.analyzers.dequantization.replay import Replay
 from qprobe.errors import InputError
 from qprobe.models import build
-from qprobe.quant import convert, override
+from qprobe.quant import Restoring, convert, override
 from qprobe.quant.remembering import remembering
 
 MEMORY = 2**28
@@ -15,12 +15,12 @@ MEMORY = 2**28
 def replayed(model: nn.Module, x: Tensor, memory: int = MEMORY) -> dict[str, Tensor]:
     """The output with each layer put back, by replay of one recorded pass."""
     layers = quantized_layers(model)
-    replay = Replay(model, memory)
+    replay, restoring = Replay(model, memory), Restoring(model)
     found = {}
     with torch.no_grad(), remembering(model.modules()), replay.attached():
         recording = replay.record(lambda: model(x))
         for path, layer in layers.items():
-            variant = dequantized(model, [layer])
+            variant = dequantized(restoring, [layer])
             with variant.applied():
                 found[path] = replay.replay(recording, variant.changed, lambda: model(x))
     return found
