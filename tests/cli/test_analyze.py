@@ -125,6 +125,7 @@ def test_shards_are_one_checkpoint_with_the_name_of_their_folder(tmp_path, capsy
         (["{tmp}/other.pt", "--quick", "--thorough"], "exclude each other"),
         (["{tmp}/other.pt", "--baseline", "{tmp}/none.qprobe"], "none.qprobe"),
         (["{tmp}/other.pt", "--html", "{tmp}/no/r.html"], "there is no folder"),
+        (["{tmp}/other.pt", "--html", "{tmp}/empty"], "is a folder; name the HTML file in it"),
         (["{tmp}/other.pt", "--steps", "3"], "give it with --verify"),
         (["{tmp}/other.pt", "--steps", "3", "--verify"], "offers no training to go on with"),
         (
