@@ -49,7 +49,7 @@ def make_subject():
     batches = []
     with torch.no_grad():
         for _ in range(8):
-            x = torch.randn(128, 32, generator=generator)
+            x = torch.randn(64, 32, generator=generator)
             batches.append((x, model(x).argmax(1)))
     return Subject(model=model, recipe=qprobe.recipe("nvfp4"), batches=lambda: batches,
                    loss=losses, score=Accuracy())
