@@ -11,8 +11,8 @@ from qprobe.analyzers.base import Subject
 from qprobe.analyzers.depth import Depth
 from qprobe.analyzers.rehearsal import rehearse
 from qprobe.analyzers.report import Report
+from qprobe.analyzers.unquantized import check_quantized
 from qprobe.errors import InputError
-from qprobe.quant.layers import QuantizedLayer
 
 
 def analyze(  # noqa: PLR0913 - each is a choice of the caller, and has a default
@@ -42,11 +42,8 @@ def analyze(  # noqa: PLR0913 - each is a choice of the caller, and has a defaul
         Try the remedies at the layers that fail; with ``steps`` also by training on, which takes a
         subject with a continuation.
     """
-    if not any(isinstance(module, QuantizedLayer) for module in subject.model.modules()):
-        raise InputError(
-            f"{subject.name} has no quantized layer; qprobe.convert(model, "
-            f"{subject.recipe.name!r}) makes them."
-        )
+    advice = f"qprobe.convert(model, {subject.recipe.name!r}) makes them"
+    check_quantized(subject.model, subject.name, advice)
     if steps is not None and not verify:
         raise InputError("steps say how remedies are verified; pass verify=True with them.")
     if steps is not None and subject.continuation is None:

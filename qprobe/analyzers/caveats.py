@@ -55,6 +55,13 @@ def _of_the_search(measured: Measured) -> Iterator[str]:
         )
     elif measured.value("stopped.budget"):
         yield "The budget ended the search; --exhaustive measures every layer."
+    idle = list(measured.values("screen.missing"))
+    if idle:
+        were, they = ("was", "it") if len(idle) == 1 else ("were", "they")
+        yield (
+            f"{listed(idle, most=3)} {were} not reached when layers were screened: {they} did not "
+            f"run, or no gradient came to {'it' if len(idle) == 1 else 'them'}."
+        )
     tau = measured.interval("agreement")
     if tau is not None:
         trust = "can" if tau.low > TRUSTED else "cannot"

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from qprobe.analyzers.base import Subject
+from qprobe.analyzers.wording import listed
 from qprobe.errors import InputError
 from qprobe.probes.assignment import assign
 from qprobe.probes.attach import attach
 from qprobe.probes.base import PROBES, ComparingProbe, Probe
 from qprobe.quant.convert import restored
 from qprobe.quant.products import Setup
-from qprobe.records.schema import Array, Record
-from qprobe.sites import Trace, discover, trace
+from qprobe.records.schema import Array, Record, Role
+from qprobe.sites import Site, Trace, discover, trace
 from qprobe.sites.discover import by_path, owners
 
 #: What the name of a probe ends in where the model was in high precision.
@@ -34,6 +35,8 @@ CONTROL = ".high_precision"
 #: Why a probe has nothing to look at.
 NO_SITE = "the model has no such site"
 NOT_QUANTIZED = "nothing there is under a recipe"
+#: What is said of layers that no batch came to.
+IDLE = "never ran"
 #: The session's own numbers, which are about itself and not about the model.
 _SESSION = frozenset({"session", "training"})
 
@@ -108,11 +111,11 @@ def _as_control(found: Observation) -> Observation:
             for r in found.records
         ),
         arrays=tuple(replace(one, probe=control(one.probe)) for one in found.arrays),
-        # What a model has no site for is missed once, not once more by its control.
+        # What a model has no site for, or never runs, its control does not miss once more.
         not_measured=tuple(
             f"{one} (control)"
             for one in found.not_measured
-            if not one.endswith((NO_SITE, NOT_QUANTIZED))
+            if not one.endswith((NO_SITE, NOT_QUANTIZED, IDLE))
         ),
     )
 
@@ -139,12 +142,25 @@ def _run(
                 backward &= _pass(subject, batch)
             session.step()
         records = tuple(one for one in session.records() if one.probe not in _SESSION)
-        missed = tuple(f"{probe} at {site}: never seen" for probe, site in session.missed)
+        missed = tuple(_never_seen(session.missed))
     if not backward:
         absent += ("gradients: the loss does not depend on anything that is learned",)
     return Observation(
         records=records, arrays=tuple(session.arrays()), not_measured=absent + missed
     )
+
+
+def _never_seen(missed: Iterable[tuple[str, Site]]) -> Iterator[str]:
+    """What was planned and did not come, in as few words: a layer that never ran has nothing."""
+    by_layer: dict[str, dict[Site, list[str]]] = {}
+    for probe, site in missed:
+        by_layer.setdefault(site.path, {}).setdefault(site, []).append(probe)
+    idle = [path for path, sites in by_layer.items() if any(s.role is Role.INPUT for s in sites)]
+    if idle:
+        yield f"{listed(idle, most=3)} {IDLE}"
+    for path, sites in by_layer.items():
+        for site, probes in sites.items() if path not in idle else ():
+            yield f"{listed(probes)} at {site}: never seen"
 
 
 def _with_a_site(

@@ -1,15 +1,17 @@
 """A subject's parts, tried once before anything is measured, so that what fails has a name."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qprobe.analyzers.base import SlopedScore, Subject
 from qprobe.analyzers.observation import under_recipe, undisturbed
 from qprobe.analyzers.own_code import tried
+from qprobe.analyzers.wording import listed
 from qprobe.errors import InputError
 from qprobe.quant.convert import restored
 
@@ -24,8 +26,10 @@ def rehearse(subject: Subject) -> None:
     """
     batch = _batch(subject)
     model = subject.model
-    with undisturbed(model), restored(model, under_recipe(model)), torch.no_grad():
-        output = _tried(subject, "forward", lambda: subject.forward(model, batch))
+    paths = under_recipe(model)
+    with undisturbed(model), restored(model, paths), torch.no_grad():
+        with _running(subject, paths):
+            output = _tried(subject, "forward", lambda: subject.forward(model, batch))
         losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
         score = subject.score
         scored = _tried(subject, "score.of", lambda: np.asarray(score.of(output, batch)))
@@ -59,6 +63,24 @@ def rehearse(subject: Subject) -> None:
                 f"{subject.name} names {len(named)} groups for {len(losses)} samples; name one a "
                 "sample."
             )
+
+
+@contextmanager
+def _running(subject: Subject, paths: list[str]) -> Iterator[None]:
+    """Refuse a model of whose layers ``paths`` none runs inside: nothing could be said of them."""
+    ran = list[nn.Module]()
+    with ExitStack() as stack:
+        for path in paths:
+            hook = subject.model.get_submodule(path).register_forward_pre_hook(
+                lambda module, _: ran.append(module)
+            )
+            stack.callback(hook.remove)
+        yield
+    if paths and not ran:
+        raise InputError(
+            f"no quantized layer of {subject.name} ran on its first batch ({listed(paths, 3)}); "
+            "call them as modules, or convert those that run."
+        )
 
 
 def _check_gains(subject: Subject, gains: Any, samples: int) -> None:

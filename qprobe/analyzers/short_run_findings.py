@@ -6,7 +6,7 @@ from dataclasses import replace
 from qprobe.analyzers.trials import AS_IS, INTENDED, SEED
 from qprobe.analyzers.verification_findings import HIGH, intervals, words
 from qprobe.analyzers.wording import counted, limits, number, signed
-from qprobe.inference import Interval
+from qprobe.inference import Interval, of_family
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity
 
 #: The probe under which short runs are filed, and how their keys begin.
@@ -34,8 +34,7 @@ def findings(records: Sequence[Record]) -> list[Finding]:
         for one in mine
         if one.key.startswith(FINISHED)
     }
-    losses = _by_site(mine, LOSS_GAIN)
-    scores = _by_site(mine, SCORE_GAIN)
+    losses, scores = _together(_by_site(mine, LOSS_GAIN)), _by_site(mine, SCORE_GAIN)
     aside = losses.get("", {}).get(SEED)
     found: list[Finding] = []
     for (site, remedy), steps in finished.items():
@@ -47,6 +46,18 @@ def findings(records: Sequence[Record]) -> list[Finding]:
         else:
             found.append(_of_divergence(site, remedy, steps, finished["", AS_IS]))
     return found
+
+
+def _together(losses: Mapping[str, Gains]) -> dict[str, Gains]:
+    """Limits that hold for all remedies that were tried; controls keep their own."""
+    tried = sum(name not in (HIGH, SEED) for names in losses.values() for name in names)
+    return {
+        site: {
+            name: one if name in (HIGH, SEED) else of_family(one, tried)
+            for name, one in names.items()
+        }
+        for site, names in losses.items()
+    }
 
 
 def helps(gain: Interval, aside: Interval | None) -> bool:

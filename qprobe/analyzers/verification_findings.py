@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from qprobe.analyzers.dequantization.findings import LOST as TOLD
-from qprobe.inference import Interval
+from qprobe.inference import Interval, of_family
 from qprobe.records.schema import Cause, Finding, Record, Role, Severity, severity
 
 #: The probe under which verifications are filed, and how their keys begin.
@@ -14,7 +14,10 @@ LOST = "lost_decrease."
 #: The name of the remedy that leaves the format: the layer in high precision.
 HIGH = "bf16"
 LEVEL = 0.95
-_CONTROL = "the same weights and batches with the layer as it is; paired draws of the same groups"
+_CONTROL = (
+    "the same weights and batches with the layer as it is; paired draws of the same groups; limits "
+    "hold for all remedies together"
+)
 _REFERENCE = "measured: applied to this layer alone, scored, and undone"
 _ROLES = {"dy": Role.GRAD_OUTPUT, "x": Role.INPUT, "w": Role.WEIGHT}
 
@@ -22,10 +25,18 @@ Recoveries = dict[str, dict[str, Interval]]
 
 
 def recoveries(records: Sequence[Record]) -> Recoveries:
-    """What each remedy gains at each layer: ``{layer: {remedy: interval}}``, the best first."""
+    """What each remedy gains at each layer: ``{layer: {remedy: interval}}``, the best first.
+
+    Limits of remedies within the format hold for all that were tried together: the best of many is
+    one that was lucky, too. The layer in high precision is what they are held against.
+    """
     found = intervals(records, RECOVERY)
+    tried = sum(name != HIGH for names in found.values() for name in names)
     return {
-        site: dict(sorted(names.items(), key=lambda one: -one[1].estimate))
+        site: {
+            name: one if name == HIGH else of_family(one, tried)
+            for name, one in sorted(names.items(), key=lambda both: -both[1].estimate)
+        }
         for (site, _), names in found.items()
     }
 

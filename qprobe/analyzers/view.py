@@ -11,6 +11,7 @@ from qprobe.analyzers.analysis import PARAMETERS, not_measured
 from qprobe.analyzers.analysis import PROBE as ANALYSIS
 from qprobe.analyzers.caveats import caveats
 from qprobe.analyzers.dequantization.emit import Measured
+from qprobe.analyzers.dequantization.findings import together
 from qprobe.analyzers.observation import NO_SITE, NOT_QUANTIZED
 from qprobe.analyzers.recipes import PROBE as RECIPES
 from qprobe.analyzers.recipes import undecided
@@ -97,8 +98,8 @@ def view(about: Subtitle, records: Sequence[Record], findings: Sequence[Finding]
     else:
         problem = _loses(gap, high)
         rows = _shown(rows, all_=problem)
-        measures = bool(measured.intervals("recovery"))
-        verdict = _of_score(about, (gap, high), rows if problem else None, measures)
+        alone = together(measured)
+        verdict = _of_score(about, (gap, high), rows if problem else None, alone)
     return View(
         problem=problem,
         verdict=verdict,
@@ -142,9 +143,9 @@ def _of_score(
     about: Subtitle,
     scores: tuple[Interval, Interval],
     rows: Sequence[Row] | None,
-    measures: bool,
+    alone: Mapping[str, Interval],
 ) -> str:
-    """The verdict of a measured score; ``rows`` of a problem, ``measures``: layers have a cost."""
+    """The verdict of a measured score; ``rows`` of a problem, ``alone``: what layers cost."""
     gap, high = scores
     name = (about.score or "score").upper() if about.score == "auprc" else about.score or "score"
     whole = number(high.estimate)
@@ -157,12 +158,13 @@ def _of_score(
         )
     if rows is None:
         return f"No problem found: {cost}."
-    if not measures:
+    if not alone:
         return f"{cost}; which layers cost it was not measured."
     told = next((row for row in rows if row.share is not None), None)
     if told is None or told.share is None or (told.cost is not None and told.cost.low <= 0.0):
         return f"{cost}; no single layer surely recovers any of it."
-    return f"{cost}; {told.site} alone is {told.share:.0%} of it."
+    verb = "is" if alone[told.site].low > 0.0 else "may be"
+    return f"{cost}; {told.site} alone {verb} {told.share:.0%} of it."
 
 
 def _without_score(about: Subtitle, findings: Sequence[Finding]) -> str:

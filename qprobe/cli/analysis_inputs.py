@@ -14,6 +14,7 @@ from qprobe.analyzers.analysis_file import Label
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.own_code import tried
 from qprobe.analyzers.rehearsal import rehearse
+from qprobe.analyzers.unquantized import check_quantized
 from qprobe.checkpoints import Checkpoint, Kind
 from qprobe.cli.analysis_trainings import holds_trainings, trainings_of
 from qprobe.engine import reopen
@@ -23,7 +24,6 @@ from qprobe.engine.subject import subject_of
 from qprobe.errors import InputError
 from qprobe.quant import convert
 from qprobe.quant import recipe as named
-from qprobe.quant.layers import QuantizedLayer
 
 #: What a model that was trained in high precision is judged under, unless told.
 DEFAULT = "nvfp4"
@@ -146,15 +146,13 @@ def _of_subject(
     subject = _made(reference, make)
     if opened is not None:
         checkpoints.load_into(subject.model, opened)
+    done = None
     if recipe is not None or layers is not None:
         rule = named(recipe) if recipe else subject.recipe
-        convert(subject.model, rule, layers or "mid")  # type: ignore[arg-type]
+        done = convert(subject.model, rule, layers or "mid")  # type: ignore[arg-type]
         subject = replace(subject, recipe=rule)
-    if not any(isinstance(module, QuantizedLayer) for module in subject.model.modules()):
-        raise InputError(
-            f"the model of {reference} has no quantized layer; name a recipe with --recipe, or "
-            "convert it in the function."
-        )
+    advice = "name a recipe with --recipe, or convert it in the function"
+    check_quantized(subject.model, f"the model of {reference}", advice, done)
     rehearse(subject)
     name = subject.recipe.name
     return Given(

@@ -1,5 +1,6 @@
 """``qprobe analyze``: which layer breaks, why, and what helps."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -174,9 +175,18 @@ def _before(html: Path | None, baseline: Path | None) -> "list[Finding] | None":
         from qprobe.dashboard import check_installed
 
         check_installed()
-        if not html.absolute().parent.is_dir():
-            raise InputError(f"there is no folder {html.parent} for {html.name}; make it first.")
+        _check_html(html)
     return None if baseline is None else stored(baseline)
+
+
+def _check_html(html: Path) -> None:
+    """Refuse a place where no report can be written, before what it is of is measured."""
+    if html.is_dir():
+        raise InputError(f"{html} is a folder; name the HTML file in it.")
+    if not html.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {html.parent} for {html.name}; make it first.")
+    if not os.access(html if html.exists() else html.absolute().parent, os.W_OK):
+        raise InputError(f"{html} cannot be written; choose another place for the report.")
 
 
 def _html(file: Path, html: Path) -> None:

@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from qprobe.cli.columns import aligned
+from qprobe.cli.run_place import run_of
 from qprobe.records import Column
 from qprobe.records import open as open_run
 from qprobe.records.parting import Difference, Parting, parting
 
 _HEAD = ("layer", "tensor", "measured", "first", "second", "relative")
-_Run = typer.Argument(help="A .qprobe file.", show_default=False)
+_Run = typer.Argument(help="A .qprobe file, or the folder of one.", show_default=False)
 
 
 def diff(
@@ -34,7 +35,7 @@ def diff(
 
     Exit 1 if they do, or if they have nothing that could be compared.
     """
-    with open_run(first) as one, open_run(second) as two:
+    with open_run(run_of(first)) as one, open_run(run_of(second)) as two:
         found = parting(one, two, tolerance)
     if as_json:
         print(json.dumps(_plain(found), indent=2, allow_nan=False))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qprobe.cli.run_place import analysis_of
 from qprobe.errors import InputError
 from qprobe.records import open as open_run
 
@@ -17,7 +18,10 @@ _TOOLS = "qprobe, modelopt, torchao, te, llm-compressor"
 
 def plan(  # noqa: PLR0913  (one for each part of the question)
     run: Annotated[
-        Path, typer.Argument(help="A .qprobe file of 'qprobe analyze'.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A .qprobe file of 'qprobe analyze', or the folder of one.", show_default=False
+        ),
     ],
     keep: Annotated[
         str | None,
@@ -54,6 +58,7 @@ def plan(  # noqa: PLR0913  (one for each part of the question)
 
     tool = None if to is None else _tool(to)
     goal = read_keep(keep) if keep is not None else read_target(str(target))
+    run = analysis_of(run)
     with open_run(run) as reader:
         name = recipe or reader.meta.recipe
         found = evidence(reader.records(probe=PROBE))

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from qprobe.cli.run_place import run_of
 from qprobe.cli.worst_layers import MEASURES, look, render
 from qprobe.errors import InputError
 from qprobe.records import Status
@@ -36,7 +37,7 @@ def watch(
     if by not in MEASURES:
         raise InputError(f"layers cannot be ranked by {by!r}; choose one of {', '.join(MEASURES)}.")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    with open_run(_file(run)) as reader:
+    with open_run(run_of(run)) as reader:
         seen = look(reader, by)
         if once or not sys.stdout.isatty() or seen.meta.status is not Status.RUNNING:
             console.print(render(seen, rows))
@@ -46,17 +47,3 @@ def watch(
                 time.sleep(every)
                 seen = look(reader, by)
                 live.update(render(seen, rows), refresh=True)
-
-
-def _file(place: Path) -> Path:
-    """The run that is meant: a folder's own training, whatever analyses lie beside it, or the only
-    one below it; of several, none is."""
-    if not place.is_dir():
-        return place
-    if (place / "run.qprobe").is_file():
-        return place / "run.qprobe"
-    found = sorted(place.rglob("*.qprobe"))
-    if len(found) != 1:
-        which = f"holds {len(found)} runs, such as {found[0]}" if found else "holds no run"
-        raise InputError(f"{place} {which}; name one .qprobe file.")
-    return found[0]

@@ -19,6 +19,7 @@ from qprobe.inference.precision_recall import (
     precision_recall,
 )
 from qprobe.inference.rank import kendall_tau
+from qprobe.inference.simultaneous import of_family
 
 __all__ = [
     "Interval",
@@ -36,6 +37,7 @@ __all__ = [
     "holm",
     "kendall_tau",
     "mean_interval",
+    "of_family",
     "paired_bootstrap",
     "precision_recall",
     "replicate",

@@ -51,6 +51,14 @@ def test_pairs_that_do_not_add_up_are_told_and_so_is_that_none_was_found():
     assert said(noise) == ["Of 1 pair of layers none surely fails only together."]
 
 
+def test_layers_that_a_screen_did_not_reach_are_named():
+    missing = [Record("", 0, site, "", "dequantization", "screen.missing", 1.0) for site in "ab"]
+    (line,) = said(missing[:1])
+    assert line.startswith("a was not reached when layers were screened: it did not run")
+    (line,) = said(missing)
+    assert line.startswith("a and b were not reached")
+
+
 def test_what_curvature_says_of_the_whole_model_is_told_however_mild():
     told = Finding(
         analyzer="curvature", claim="the minimum tolerates it", cause=Cause.NOT_EXPLAINED,

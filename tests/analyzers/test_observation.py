@@ -75,6 +75,14 @@ def test_the_control_of_an_attention_under_a_recipe_sees_the_calls_of_high_preci
     assert mine == theirs != set()
 
 
+def test_layers_that_never_ran_are_named_once_and_not_by_every_probe():
+    patient = convolutions()
+    patient.model.idle = nn.Linear(4, 4)
+    patient.model.spare = nn.Linear(4, 4)
+    found = observe(patient, [*READS, "gradient_fidelity"])
+    assert [one for one in found.not_measured if "idle" in one] == ["idle and spare never ran"]
+
+
 def test_the_control_is_in_high_precision_under_a_name_of_its_own():
     patient = convolutions()
     found = observe(patient, ["moments", control("moments")])

@@ -92,3 +92,30 @@ def test_a_usable_subject_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), state)
     after = subject.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+class Around(nn.Module):
+    """Uses the weights of its layers without calling them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return x @ self.first.weight.T @ self.last.weight.T
+
+
+def test_a_model_of_which_no_quantized_layer_runs_has_nothing_to_say():
+    model = Around()
+    qprobe.convert(model, "int4-tensor", layers="all")
+    with pytest.raises(InputError, match=r"no quantized layer of mine ran .* \(first and last\)"):
+        rehearse(replace(made(), model=model))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_of_which_some_layer_does_not_run_is_fine():
+    subject = made()
+    subject.model.idle = nn.Linear(4, 4)
+    subject.model.forward = lambda x: subject.model[3](subject.model[0](x))
+    qprobe.convert(subject.model, "int4-tensor", layers="all")
+    rehearse(subject)

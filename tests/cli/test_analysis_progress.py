@@ -1,4 +1,5 @@
 import pytest
+from rich.progress import TimeRemainingColumn
 
 from qprobe.analyzers.analysis import Watcher
 from qprobe.cli.analysis_progress import Bar, Lines, watcher
@@ -54,6 +55,18 @@ def test_the_bar_moves_within_a_stage_and_never_back(bar):
     assert 0.0 < seen[0] < seen[-1] < 1.0
     bar.stage("short_run")
     assert completed(bar) == 1.0
+
+
+def test_the_bar_tells_how_long_it_will_take(bar):
+    """A quarter of the first of two stages in ten seconds: 70 are left."""
+    now = [100.0]
+    bar._progress.get_time = lambda: now[0]
+    assert any(isinstance(one, TimeRemainingColumn) for one in bar._progress.columns)
+    bar.stage("dequantization")
+    for key, seconds in (("gap", 6.0), ("screen", 4.0)):  # 0.15 and 0.25 of the stage
+        now[0] += seconds
+        bar.seen(record(key))
+    assert bar._progress.tasks[0].time_remaining == pytest.approx(70.0, abs=1.0)
 
 
 def test_short_runs_are_counted_by_their_steps(bar):

@@ -5,7 +5,7 @@ from itertools import combinations
 
 from qprobe.analyzers.dequantization.emit import interval, record
 from qprobe.analyzers.dequantization.measurement import Measurement
-from qprobe.inference import Interval
+from qprobe.inference import Interval, of_family
 from qprobe.records.schema import Record
 
 #: What is between the two sites of a pair.
@@ -77,10 +77,14 @@ def _before(m: Measurement) -> Iterator[tuple[str, Interval]]:
 
 
 def pairs(m: Measurement) -> Iterator[Record]:
-    """I(A) = Δ(A) − Σ Δ({l}) of pairs of the best layers, on the same draws."""
+    """I(A) = Δ(A) − Σ Δ({l}) of pairs of the best layers, on the same draws.
+
+    Limits hold for all pairs together: who looks at 28 pairs would else find one by chance.
+    """
     best = m.best(m.search.pairs)
+    family = list(combinations(best, 2))
     known = m.known.intervals("interaction")
-    waiting = [pair for pair in combinations(best, 2) if AND.join(pair) not in known]
+    waiting = [pair for pair in family if AND.join(pair) not in known]
     if not waiting:
         return
     with m.clock.part("interactions"):
@@ -90,4 +94,4 @@ def pairs(m: Measurement) -> Iterator[Record]:
         with m.clock.part("interactions"):
             together = m.gains({name: m.variant([first, second])})[name]
             found = (together - alone[first] - alone[second]).interval()
-        yield from interval(name, "interaction", found)
+        yield from interval(name, "interaction", of_family(found, len(family), even=True))

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from qprobe.analyzers.dequantization.combine import AND
 from qprobe.analyzers.dequantization.emit import PROBE, Entry, Measured
-from qprobe.inference import Interval
+from qprobe.inference import Interval, of_family
 from qprobe.records.schema import Cause, Finding, Role, Severity, severity
 
 REFERENCE = "incremental dequantization: MedQuanBench, figure 3 and table 11"
@@ -38,6 +38,16 @@ def normalized(recovery: Interval, gap: Interval | None) -> float | None:
     if gap is None or not gap.excludes(0.0):
         return None
     return recovery.estimate / gap.estimate
+
+
+def together(measured: Measured) -> dict[str, Interval]:
+    """Recoveries of single layers with limits that hold for all of the model's layers together.
+
+    Whichever layer stands out was chosen among all, also where a race measured only some.
+    """
+    found = measured.intervals("recovery")
+    layers = max(len(found), int(measured.value("layers") or 0))
+    return {path: of_family(one, layers) for path, one in found.items()}
 
 
 def _has_loss(measured: Measured) -> bool:
@@ -78,24 +88,25 @@ def _gap(measured: Measured) -> Iterator[Finding]:
 
 
 def _layers(measured: Measured) -> Iterator[Finding]:
+    """Layers that recover something by their own limits, told with those that hold together."""
     gap, high = measured.interval("gap"), measured.interval("score.high_precision")
-    recovered = measured.intervals("recovery")
-    for path in sorted(recovered, key=lambda path: -recovered[path].estimate):
-        found = recovered[path]
-        if found.low <= 0.0 or high is None:
+    alone = measured.intervals("recovery")
+    for path, found in sorted(together(measured).items(), key=lambda one: -one[1].estimate):
+        if alone[path].low <= 0.0 or high is None:
             continue
         share = normalized(found, gap)
-        operand = _operand(measured, path, found)
+        operand = _operand(measured, path, alone[path])
         what = "" if operand is None else f", nearly all of it by {_OPERAND[operand]} alone"
         of_gap = "" if share is None else f", {share:.0%} of what is lost"
+        unsure = "" if found.low > 0.0 else "; of so many layers one may look so by chance"
         yield Finding(
             **_told(found),
-            claim=f"{path} in high precision recovers {found.estimate:.4g}{of_gap}{what}",
+            claim=f"{path} in high precision recovers {found.estimate:.4g}{of_gap}{what}{unsure}",
             cause=Cause.NOT_EXPLAINED,
             severity=_severity(found, high),
             sites=(path,),
             roles=(Role.INPUT, Role.WEIGHT) if operand is None else (operand,),
-            control=CONTROL,
+            control=f"{CONTROL}; limits hold for all layers together",
             remedy=_remedy(path, operand),
             reference=REFERENCE,
         )
@@ -164,7 +175,10 @@ def _rest(left: Interval | None) -> str:
 
 
 def interactions(measured: Measured) -> list[Entry]:
-    """Pairs that surely do not add up, by a share of the gap that is worth telling."""
+    """Pairs that surely do not add up, by a share of the gap that is worth telling.
+
+    Their limits hold for all pairs together, as they were recorded.
+    """
     gap = measured.interval("gap")
     if gap is None:
         return []
@@ -193,7 +207,8 @@ def _interactions(measured: Measured) -> Iterator[Finding]:
             severity=Severity.INFO,
             sites=sites,
             roles=(Role.INPUT, Role.WEIGHT),
-            control="the sum of what both recover alone, on the same draws",
+            control="the sum of what both recover alone, on the same draws; limits hold for all "
+            "pairs together",
             remedy="put back both or neither"
             if found.estimate > 0
             else "one of them may be enough",

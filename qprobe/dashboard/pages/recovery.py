@@ -66,8 +66,8 @@ def layout(context: Context) -> Any:
                     html.Div([card("What each layer brings back",
                                    chart("recovery", "recovery of every layer",
                                          height(len(values))),
-                                   note="With 95 % intervals. Pale: may be nothing. Hatched: in "
-                                   "the plan."),
+                                   note="With each layer’s own 95 % interval. Pale: may be "
+                                   "nothing. Hatched: in the plan."),
                               *_groups(library, made)], className="stack"),
                     html.Div([card("One after another", chart("cumulative",
                                                               "recovery of growing sets", 300)),
@@ -127,7 +127,8 @@ def _groups(library: Library, made: Run) -> list[Any]:
     for stem, name, title, note in (
         ("kind.", "recovery", "Kinds of layers", "All layers of a kind given back together."),
         ("interaction", "interaction", "Pairs of layers",
-         "What a pair brings back beyond its members alone; pale: nothing for sure."),
+         "What a pair brings back beyond its members alone, with limits that hold for all pairs "
+         "together; pale: nothing for sure."),
     ):  # fmt: skip
         found = bars_of(library.answer(made, of_groups, _PROBE, stem), name)
         if found:

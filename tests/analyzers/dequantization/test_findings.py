@@ -44,18 +44,39 @@ def test_better_in_low_precision():
 
 
 def test_layers_by_their_lower_limit():
+    """Of 20 groups and 4 layers limits are t_19(0.99375) · √(20/19) / 1.96 = 1.444 times as far."""
     records = [
         *base(LOSS),
-        *interval("small", "recovery", between(0.01, 0.005, 0.015)),  # 0.005/0.8 = 0.6 %
-        *interval("large", "recovery", between(0.15, 0.016, 0.2)),  # 2 %
+        *interval("small", "recovery", between(0.013, 0.007, 0.018)),  # 0.0043/0.8 = 0.5 %
+        *interval("large", "recovery", between(0.15, 0.05, 0.2)),  # 0.0056/0.8 = 0.7 %
+        *interval("largest", "recovery", between(0.15, 0.06, 0.2)),  # 0.020/0.8 = 2.5 %
         *interval("unsure", "recovery", between(0.1, -0.01, 0.2)),
     ]
-    found = {one.sites: one for one in told(records)}
-    assert found["large",].severity is Severity.CRITICAL
+    found = {one.sites: one for one in told([*records, record("", "layers", 4)])}
+    assert found["largest",].severity is Severity.CRITICAL
+    assert found["large",].severity is Severity.WARN
     assert found["small",].severity is Severity.WARN
     assert ("unsure",) not in found
     assert "75% of what is lost" in found["large",].claim
     assert "override(model, {'large': 'bf16'})" in found["large",].remedy
+    assert found["large",].low == pytest.approx(0.15 - 1.444 * 0.1, abs=2e-4)
+    assert "limits hold for all layers together" in found["large",].control
+
+
+def test_what_stands_out_of_many_layers_alone_is_a_note():
+    """A race measured two of 45 layers, but whichever had stood out would have been told."""
+    records = [
+        *base(LOSS),
+        record("", "layers", 45),
+        *interval("chance", "recovery", between(0.05, 0.02, 0.08)),
+        *interval("sure", "recovery", between(0.15, 0.1, 0.2)),
+    ]
+    found = {one.sites: one for one in told(records)}
+    assert found["chance",].severity is Severity.INFO
+    assert found["chance",].low < 0.0
+    assert found["chance",].claim.endswith("of so many layers one may look so by chance")
+    assert found["sure",].severity is Severity.CRITICAL
+    assert "by chance" not in found["sure",].claim
 
 
 def test_the_operand_that_is_enough_is_named():
