@@ -69,7 +69,7 @@ def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
 
 def _read_powers(fields: Fields, x: Tensor, pieces: list[Piece]) -> bool:
     """Add the tensor by sums of powers, but for channels and tokens that they do not hold."""
-    found = powers(pieces, float(fields.reference))
+    found = powers(x, pieces, float(fields.reference))
     if found is None:
         return False
     if len(found.left):

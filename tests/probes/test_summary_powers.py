@@ -32,7 +32,7 @@ def counted(monkeypatch):
 def test_moments_of_channels_and_kurtosis_of_tokens(mean, magnitude, axis, generator):
     x = (torch.randn(700, 40, generator=generator) + mean) * magnitude
     pieces = [(part.T.contiguous() if axis == 0 else part, axis) for part in x.split(300)]
-    found = powers(pieces, 0.0)
+    found = powers(x[..., None], pieces, 0.0)
     wide = x.double().numpy()
     n, means, m2, m3, m4, absmax = found.channels.numpy()
     assert (n == 700).all()
@@ -59,7 +59,7 @@ def test_what_lies_off_is_named(generator):
     x[9] = 0.0
     x[11, 20] = float("nan")
     x[13, 21] = float("inf")
-    found = powers([(x, 1)], 30.0)
+    found = powers(x[..., None], [(x, 1)], 30.0)
     assert {3, 5, 20, 21} <= set(found.left.tolist())
     assert {7, 9, 11, 13} <= set(found.tokens_left.tolist())
     assert len(found.left) <= 8
@@ -71,14 +71,16 @@ def test_too_many_are_left_to_others_before_anything_is_filled(generator, monkey
     filled = []
     fill = powers.__globals__["_fill"]
     monkeypatch.setitem(powers.__globals__, "_fill", lambda *a: filled.append(fill(*a)))
-    assert powers([(part, 1) for part in x.split(100)], 1.0) is None
+    assert powers(x[..., None], [(part, 1) for part in x.split(100)], 1.0) is None
     assert not filled
-    assert powers([(x[:, 2:].contiguous(), 1)], 1.0) is not None
+    fewer = x[:, 2:].contiguous()
+    assert powers(fewer[..., None], [(fewer, 1)], 1.0) is not None
 
 
 @pytest.mark.parametrize("largest", [1e-30, 1e30])
 def test_magnitudes_beyond_all_scales_are_left_to_others(largest):
-    assert powers([(torch.ones(4, 16), 1)], largest) is None
+    ones = torch.ones(4, 16)
+    assert powers(ones[..., None], [(ones, 1)], largest) is None
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((900, 64), -1), ((2, 64, 20, 20), 1)])
