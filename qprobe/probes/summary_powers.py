@@ -26,8 +26,9 @@ _SCALED: Final = (2.0**-60, 2.0**60)
 _TINY, _HUGE = 2.0**-50, 2.0**50
 #: The mean square over the mean squared, where the mean is 1.5 standard deviations from zero.
 _FAR: Final = 1.0 + 1.0 / 1.5**2
-#: If more than one in so many has to be left out, the caller takes all of them.
-_MANY: Final = 8
+#: If more than one channel, or token, in so many has to be left out, the caller takes all of them.
+_MANY_CHANNELS: Final = 4
+_MANY_TOKENS: Final = 8
 #: Tokens that are looked at first, about.
 _FEW: Final = 64
 _FIRST, _SECOND, _THIRD, _FOURTH, _TOP = range(5)
@@ -60,8 +61,8 @@ def powers(x: Tensor, pieces: Sequence[Piece], largest: float) -> Powers | None:
         return None
     n = x.shape[0] * x.shape[2]
     channels, tokens = _sums(pieces, n, scale)
-    left = _left(channels, n)
-    tokens_left = _left(tokens, x.shape[1])
+    left = _left(channels, n, _MANY_CHANNELS)
+    tokens_left = _left(tokens, x.shape[1], _MANY_TOKENS)
     if left is None or tokens_left is None:
         return None
     return Powers(
@@ -95,8 +96,7 @@ def _sums(pieces: Sequence[Piece], n: int, scale: float) -> tuple[Tensor, Tensor
     tokens = torch.empty(5, n)
     sizes = [piece.shape[1 - along] for piece, along in pieces]
     for (piece, along), part, some in zip(pieces, parts, tokens.split(sizes, 1), strict=True):
-        over = ((1 - along, part.unbind()), (along, some.unbind()))
-        _fill(piece, scale, over if along else over[::-1])
+        _fill(piece, scale, ((1 - along, part.unbind()), (along, some.unbind())))
     channels = parts.sum(0, dtype=torch.float64)
     channels[_TOP] = parts[:, _TOP].amax(0)
     if scale != 1.0:
@@ -131,13 +131,13 @@ def _off(x: Tensor) -> bool:
     few = x[::step, :, :: max(1, inner * outer // (step * _FEW))].float()
     first, count = few.sum((0, 2)), few.shape[0] * few.shape[2]
     near = torch.addcmul((few * few).sum((0, 2)), first, first, value=-_FAR / count)
-    return _MANY * int(torch.count_nonzero(near < 0.0)) > len(near)
+    return _MANY_CHANNELS * int(torch.count_nonzero(near < 0.0)) > len(near)
 
 
-def _left(sums: Tensor, count: int) -> Tensor | None:
+def _left(sums: Tensor, count: int, many: int) -> Tensor | None:
     """Numbers of those that float32 does not hold, or with a mean beyond 1.5 standard deviations.
 
-    None if they are too many.
+    None if they are more than one in ``many``.
     """
     first, top = sums[_FIRST], sums[_TOP]
     near = torch.addcmul(sums[_SECOND], first, first, value=-_FAR / count)
@@ -146,7 +146,7 @@ def _left(sums: Tensor, count: int) -> Tensor | None:
         return _NOTHING
     held = (near >= 0.0) & (top >= _TINY) & (top <= _HUGE)
     left = held.logical_not_().nonzero().flatten()
-    return left if _MANY * len(left) <= len(held) else None
+    return left if many * len(left) <= len(held) else None
 
 
 def _moments(sums: Tensor, n: int, scale: float) -> Tensor:

@@ -153,10 +153,11 @@ def _scaling(largest: float) -> Callable[[Tensor], blockscale.Scales]:
 def _int4(rows: Tensor, largest: Tensor) -> _Error:
     """Of rows of magnitudes, the largest of each at hand."""
     _, codes, spare = scratch(rows)
-    s = integer.scales_of(largest, INT4)
-    if rows.device.type == "cpu" and float(s.lift.amax()) == 1.0:
+    s = integer.plain_scales_of(largest, INT4) if rows.device.type == "cpu" else None
+    if s is not None:
         torch.mul(rows, s.inverse, out=codes).round_()  # the largest gives 7, to a rounding
     else:
+        s = integer.scales_of(largest, INT4)
         codes.copy_(integer.codes(rows, INT4, s))
     kept = _above(codes, 0.0, 1.0, spare)
     return _Error(_energy(codes.mul_(s.scale).sub_(rows)), kept, torch.zeros_like(kept))
