@@ -53,7 +53,7 @@ def _add(fields: Fields, tokens: Tensor, sampled: Sampled) -> None:
     """Histogram and errors; tokens with NaN or infinity are in no error."""
     if not tokens.numel():
         return
-    magnitudes, spare, _ = scratch(tokens)
+    magnitudes = scratch(tokens)[0]
     if tokens.dtype == torch.float32:
         torch.abs(tokens, out=magnitudes)
     else:
