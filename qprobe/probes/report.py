@@ -84,8 +84,9 @@ def never_seen(planned: Sequence[object]) -> str:
     """What to say of planned observations that do not happen."""
     return (
         f"planned and never seen so far: {_some(planned)}; the layer does not run, has no "
-        "gradient or runs in code that was compiled before, or an attention is written in a "
-        "way that hides its queries and keys: choose other sites or see session.missed."
+        "gradient, runs in code that was compiled before or inside torch.func.vmap alone, or an "
+        "attention is written in a way that hides its queries and keys: choose other sites or see "
+        "session.missed."
     )
 
 

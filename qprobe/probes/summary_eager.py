@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qprobe.native import Sampled
 from qprobe.probes.summary_fields import KURTOSIS, LARGEST, MEAN_SQUARE, Fields, Sample
-from qprobe.probes.summary_float32 import Piece, sums
+from qprobe.probes.summary_float32 import Piece, sums, sums_of_channels
 from qprobe.probes.summary_powers import powers
 from qprobe.probes.summary_sampled import read_sample
 from qprobe.stats.moments import Moments
@@ -69,12 +69,11 @@ def read(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
 
 def _read_powers(fields: Fields, x: Tensor, pieces: list[Piece]) -> bool:
     """Add the tensor by sums of powers, but for channels and tokens that they do not hold."""
-    found = powers(pieces, float(fields.reference))
+    found = powers(x, pieces, float(fields.reference))
     if found is None:
         return False
     if len(found.left):
-        others = _in_float32(list(_pieces(x[:, found.left])))
-        found.channels[:, found.left] = _merged([one.channels for one in others])
+        found.channels[:, found.left] = _of_channels(x, found.left)
     tokens = found.tokens
     if len(found.tokens_left):
         places, inner = found.tokens_left, x.shape[2]
@@ -87,6 +86,20 @@ def _read_powers(fields: Fields, x: Tensor, pieces: list[Piece]) -> bool:
     _count_plain_tokens(fields, tokens, found.scale)
     _add_moments(fields, [found.channels[:, None]])
     return True
+
+
+def _of_channels(x: Tensor, numbers: Tensor) -> Tensor:
+    """``[6, numbers]``: moments of these channels alone, about their means."""
+    rows = x.transpose(0, 1).index_select(0, numbers).flatten(1)
+    parts = rows.tensor_split(_cuts(len(rows), max(1, _PIECE // rows.shape[1])))
+    found = [sums_of_channels(part) for part in parts]
+    return torch.cat(
+        [
+            Moments.of(part, [1]).pack() if one is None else one
+            for one, part in zip(found, parts, strict=True)
+        ],
+        1,
+    )
 
 
 def _read_centred(fields: Fields, pieces: list[Piece]) -> None:

@@ -69,6 +69,27 @@ def _with_failures(channels: Tensor, tokens: Tensor, sizes: list[int], scales: l
     return Sums(failed, moments, tokens[:, there].double(), of_tokens[there].double())
 
 
+def sums_of_channels(rows: Tensor) -> Tensor | None:
+    """``[6, channels]`` as in :attr:`Sums.channels` of channels that are rows, without tokens.
+
+    None where float32 does not hold all of them.
+    """
+    channels = torch.zeros(6, 1, len(rows))
+    wide, spare, power = scratch(rows)
+    source = rows if rows.dtype == torch.float32 else wide.copy_(rows)
+    torch.amax(torch.abs(source, out=spare), 1, out=channels[_LARGEST, 0])
+    scale = _scale(channels[_LARGEST, 0])
+    if scale == 0.0:
+        return None
+    if scale != 1.0:
+        source = torch.mul(source, scale, out=wide)
+    _fill_channels(source, 0, channels[:, 0], (spare, power))
+    n = rows.shape[1]
+    if _too_small(channels[_LARGEST] * scale, channels[_SECOND] / n).any():
+        return None
+    return _moments(channels, [n], [scale])[:, 0]
+
+
 def _fill(x: Tensor, axis: int, channels: Tensor, tokens: Tensor) -> float:
     """Write the sums of one piece; gives the scale, 0 where there is nothing for float32 to do."""
     wide, spare, power = scratch(x)
@@ -76,16 +97,24 @@ def _fill(x: Tensor, axis: int, channels: Tensor, tokens: Tensor) -> float:
     torch.abs(source, out=spare)
     torch.amax(spare, 1 - axis, out=channels[_LARGEST])
     torch.amax(spare, axis, out=tokens[_TOKEN_LARGEST])
-    top = float(channels[_LARGEST].max())
-    if not 0.0 < top < math.inf:
+    scale = _scale(channels[_LARGEST])
+    if scale == 0.0:
         return 0.0
-    scale = 1.0 if 2.0**-10 <= top < 2.0**21 else 2.0 ** -math.frexp(top)[1]
     if scale != 1.0:
         source = torch.mul(source, scale, out=wide)
     mean = torch.mean(source, axis, keepdim=True, out=tokens[_MEAN].unsqueeze(axis))
     torch.mul(torch.sub(source, mean, out=spare), spare, out=power)
     torch.sum(power, axis, out=tokens[_TOKEN_SECOND])
     torch.sum(power.mul_(power), axis, out=tokens[_TOKEN_FOURTH])
+    _fill_channels(source, axis, channels, (spare, power))
+    return scale
+
+
+def _fill_channels(
+    source: Tensor, axis: int, channels: Tensor, memory: tuple[Tensor, Tensor]
+) -> None:
+    """Write what is summed over tokens."""
+    spare, power = memory
     # The first token is taken off before the mean is: a constant channel then is exactly zero.
     pivot = channels[_PIVOT].copy_(source.select(1 - axis, 0)).unsqueeze(1 - axis)
     torch.sub(source, pivot, out=spare)
@@ -94,7 +123,14 @@ def _fill(x: Tensor, axis: int, channels: Tensor, tokens: Tensor) -> float:
     torch.sum(power, 1 - axis, out=channels[_SECOND])
     torch.sum(spare.mul_(power), 1 - axis, out=channels[_THIRD])
     torch.sum(power.mul_(power), 1 - axis, out=channels[_FOURTH])
-    return scale
+
+
+def _scale(largest: Tensor) -> float:
+    """A power of two that brings magnitudes near 1; 0 where all is zero or some is not finite."""
+    top = float(largest.max())
+    if not 0.0 < top < math.inf:
+        return 0.0
+    return 1.0 if 2.0**-10 <= top < 2.0**21 else 2.0 ** -math.frexp(top)[1]
 
 
 def _plain(channels: Tensor, tokens: Tensor, most: int, scale: float) -> bool:

@@ -26,12 +26,14 @@ _SCALED: Final = (2.0**-60, 2.0**60)
 _TINY, _HUGE = 2.0**-50, 2.0**50
 #: The mean square over the mean squared, where the mean is 1.5 standard deviations from zero.
 _FAR: Final = 1.0 + 1.0 / 1.5**2
-#: If more than one in so many has to be left out, the caller takes all of them.
-_MANY: Final = 8
+#: If more than one channel, or token, in so many has to be left out, the caller takes all of them.
+_MANY_CHANNELS: Final = 4
+_MANY_TOKENS: Final = 8
 #: Tokens that are looked at first, about.
 _FEW: Final = 64
 _FIRST, _SECOND, _THIRD, _FOURTH, _TOP = range(5)
 _NOTHING: Final = torch.empty(0, dtype=torch.int64)
+_ZERO: Final = torch.zeros(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,31 +51,24 @@ class Powers:
     scale: float
 
 
-def powers(pieces: Sequence[Piece], largest: float) -> Powers | None:
-    """Sums of pieces that have the same channels; None where too many have to be left out.
+def powers(x: Tensor, pieces: Sequence[Piece], largest: float) -> Powers | None:
+    """Sums of ``[outer, channels, inner]``, cut into pieces; None where too many are left out.
 
     ``largest`` is about the largest magnitude, from an earlier tensor; 0 where there was none.
     """
-    first, axis = pieces[0]
-    scale = _scale(largest or _largest(first))
-    if scale is None or _off(first if axis else first.T):
+    scale = _scale(largest or _largest(x))
+    if scale is None or _off(x):
         return None
-    sizes = [piece.shape[1 - along] for piece, along in pieces]
-    channels = torch.empty(5, len(pieces), first.shape[axis])
-    tokens = torch.empty(5, sum(sizes))
-    begin = 0
-    for number, ((piece, along), size) in enumerate(zip(pieces, sizes, strict=True)):
-        _fill(piece, along, scale, (channels[:, number], tokens[:, begin : begin + size]))
-        begin += size
-    together = torch.cat([channels[:_TOP].sum(1, dtype=torch.float64), channels[_TOP:].amax(1)])
-    left = _left(together, tokens.shape[1])
-    tokens_left = _left(tokens, first.shape[axis])
+    n = x.shape[0] * x.shape[2]
+    channels, tokens = _sums(pieces, n, scale)
+    left = _left(channels, n, _MANY_CHANNELS)
+    tokens_left = _left(tokens, x.shape[1], _MANY_TOKENS)
     if left is None or tokens_left is None:
         return None
     return Powers(
-        channels=_moments(together, tokens.shape[1], scale),
+        channels=_moments(channels, n, scale),
         left=left,
-        tokens=_of_tokens(tokens, first.shape[axis]),
+        tokens=_of_tokens(tokens, x.shape[1]),
         tokens_left=tokens_left,
         scale=scale,
     )
@@ -87,41 +82,62 @@ def _scale(largest: float) -> float | None:
 
 
 def _largest(x: Tensor) -> float:
-    return max(float(x.amax()), -float(x.amin()))
+    low, high = torch.aminmax(x)
+    return max(float(high), -float(low))
 
 
-def _fill(x: Tensor, axis: int, scale: float, found: tuple[Tensor, Tensor]) -> None:
-    """Write sums of the first four powers and the largest square, of channels and of tokens."""
-    wide, square, cube = scratch(x)
-    source = x if x.dtype == torch.float32 else wide.copy_(x)
+def _sums(pieces: Sequence[Piece], n: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Sums of the first four powers and the largest square: ``[5, channels]``, ``[5, tokens]``.
+
+    Of channels in float64, of tokens in float32.
+    """
+    first, axis = pieces[0]
+    parts = torch.empty(len(pieces), 5, first.shape[axis])
+    tokens = torch.empty(5, n)
+    sizes = [piece.shape[1 - along] for piece, along in pieces]
+    for (piece, along), part, some in zip(pieces, parts, tokens.split(sizes, 1), strict=True):
+        _fill(piece, scale, ((1 - along, part.unbind()), (along, some.unbind())))
+    channels = parts.sum(0, dtype=torch.float64)
+    channels[_TOP] = parts[:, _TOP].amax(0)
     if scale != 1.0:
-        source = torch.mul(source, scale, out=wide)
-    torch.mul(source, source, out=square)
-    sums = [(over, part.unbind()) for over, part in zip((1 - axis, axis), found, strict=True)]
+        channels[_FIRST].mul_(scale)
+        tokens[_FIRST].mul_(scale)
+    return channels, tokens
+
+
+def _fill(x: Tensor, scale: float, sums: Sequence[tuple[int, Sequence[Tensor]]]) -> None:
+    """Write sums of the first four powers and the largest square over each axis of ``sums``.
+
+    Powers are of the values times ``scale``, but for the first.
+    """
+    wide, square, other = scratch(x)
+    source = x if x.dtype == torch.float32 else wide.copy_(x)
+    torch.addcmul(_ZERO, source, source, value=scale * scale, out=square)
+    torch.addcmul(_ZERO, source, square, value=scale, out=other)
     for over, rows in sums:
-        torch.amax(square, over, out=rows[_TOP])
-        torch.sum(square, over, out=rows[_SECOND])
         torch.sum(source, over, out=rows[_FIRST])
-    torch.mul(source, square, out=cube)
-    for over, rows in sums:
-        torch.sum(cube, over, out=rows[_THIRD])
+        torch.sum(square, over, out=rows[_SECOND])
+        torch.amax(square, over, out=rows[_TOP])
+        torch.sum(other, over, out=rows[_THIRD])
     square.mul_(square)
     for over, rows in sums:
         torch.sum(square, over, out=rows[_FOURTH])
 
 
-def _off(tokens: Tensor) -> bool:
-    """Whether a few tokens show that the means of too many channels lie too far off."""
-    few = tokens[:: max(1, len(tokens) // _FEW)].float()
-    mean = few.mean(0)
-    near = torch.addcmul(few.square().mean(0), mean, mean, value=-_FAR)
-    return _MANY * int(torch.count_nonzero(near < 0.0)) > len(near)
+def _off(x: Tensor) -> bool:
+    """Whether a few tokens from all over show that the means of too many channels lie far off."""
+    outer, _, inner = x.shape
+    step = max(1, outer // _FEW)
+    few = x[::step, :, :: max(1, inner * outer // (step * _FEW))].float()
+    first, count = few.sum((0, 2)), few.shape[0] * few.shape[2]
+    near = torch.addcmul((few * few).sum((0, 2)), first, first, value=-_FAR / count)
+    return _MANY_CHANNELS * int(torch.count_nonzero(near < 0.0)) > len(near)
 
 
-def _left(sums: Tensor, count: int) -> Tensor | None:
+def _left(sums: Tensor, count: int, many: int) -> Tensor | None:
     """Numbers of those that float32 does not hold, or with a mean beyond 1.5 standard deviations.
 
-    None if they are too many.
+    None if they are more than one in ``many``.
     """
     first, top = sums[_FIRST], sums[_TOP]
     near = torch.addcmul(sums[_SECOND], first, first, value=-_FAR / count)
@@ -130,7 +146,7 @@ def _left(sums: Tensor, count: int) -> Tensor | None:
         return _NOTHING
     held = (near >= 0.0) & (top >= _TINY) & (top <= _HUGE)
     left = held.logical_not_().nonzero().flatten()
-    return left if _MANY * len(left) <= len(held) else None
+    return left if many * len(left) <= len(held) else None
 
 
 def _moments(sums: Tensor, n: int, scale: float) -> Tensor:

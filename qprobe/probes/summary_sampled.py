@@ -6,6 +6,7 @@ formats is that of :mod:`qprobe.quant`, so counts are those of the quantizers.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,10 @@ _PIECE = 1 << 18
 _PIECE_ON_DEVICE = 1 << 24
 #: 6 and a margin for the rounding of the scales: ties lie exactly on 6.
 _SATURATED = 6.000091552734375
+#: From there to the next number of float32.
+_NEXT = 2.0**-21
+#: From there on rounding would find 8.
+_ROUNDED = 7.0
 
 
 def read_sample(fields: Fields, x: Tensor, sampled: Sampled, sample: Sample) -> None:
@@ -48,7 +53,7 @@ def _add(fields: Fields, tokens: Tensor, sampled: Sampled) -> None:
     """Histogram and errors; tokens with NaN or infinity are in no error."""
     if not tokens.numel():
         return
-    magnitudes, spare, _ = scratch(tokens)
+    magnitudes = scratch(tokens)[0]
     if tokens.dtype == torch.float32:
         torch.abs(tokens, out=magnitudes)
     else:
@@ -58,66 +63,86 @@ def _add(fields: Fields, tokens: Tensor, sampled: Sampled) -> None:
         fields.magnitudes.add_(counted.counts)
     if not sampled & (Sampled.NVFP4 | Sampled.INT4):
         return
-    largest = magnitudes.amax(1, keepdim=True)
-    elements, whole = _without_nonfinite(magnitudes, largest)
-    known = counted if whole else None
-    there = magnitudes.count_nonzero() if known is None else known.bins.sum()
+    blocks = _in_blocks(magnitudes)
+    # Bits order magnitudes as the numbers do, and short rows of integers are faster.
+    tops = blocks.view(torch.int32).amax(2).view(torch.float32)
+    elements, whole = _without_nonfinite(magnitudes, blocks, tops)
+    there = counted.bins.sum() if counted and whole else magnitudes.count_nonzero()
     none = torch.zeros_like(there)
-    signal, nvfp4, int4 = _energy(magnitudes, spare), none.double(), none.double()
-    kept, saturated, kept_int4 = there, none, there
+    nvfp4, int4 = _Error(none, there, none), _Error(none, there, none)
+    signal = _energy(magnitudes)
     if Sampled.NVFP4 in sampled:
-        nvfp4, kept, saturated = _nvfp4(magnitudes, fields.reference)
+        nvfp4 = _nvfp4(blocks, tops[..., None], fields.reference)
     if Sampled.INT4 in sampled:
-        int4, kept_int4 = _int4(magnitudes, largest)
-    fields.energy.add_(torch.stack((signal, nvfp4, int4)))
-    fields.counts.add_(torch.stack((elements, there, there - kept, saturated, there - kept_int4)))
+        int4 = _int4(magnitudes, tops.amax(1, keepdim=True))
+    fields.energy.add_(torch.stack((signal, nvfp4.energy, int4.energy)))
+    fields.counts.add_(
+        torch.stack((elements, there, there - nvfp4.kept, nvfp4.saturated, there - int4.kept))
+    )
 
 
-def _without_nonfinite(magnitudes: Tensor, largest: Tensor) -> tuple[Tensor, bool]:
+class _Error(NamedTuple):
+    """Of a format: squared error, how many elements are not zero then, and how many saturate."""
+
+    energy: Tensor
+    kept: Tensor
+    saturated: Tensor
+
+
+def _in_blocks(rows: Tensor) -> Tensor:
+    """``[tokens, blocks, 16]``, a copy where the last block has to be filled up with zeros."""
+    padding = -rows.shape[1] % NVFP4.block
+    return (F.pad(rows, (0, padding)) if padding else rows).view(rows.shape[0], -1, NVFP4.block)
+
+
+def _without_nonfinite(rows: Tensor, blocks: Tensor, tops: Tensor) -> tuple[Tensor, bool]:
     """Make tokens that have NaN or infinity zero; elements of the others, and if these are all."""
-    elements = torch.full((), magnitudes.numel(), device=magnitudes.device)
-    if magnitudes.device.type == "cpu" and float(largest.amax()) < torch.inf:
+    elements = torch.full((), rows.numel(), device=rows.device)
+    if rows.device.type == "cpu" and float(tops.amax()) < torch.inf:
         return elements, True
-    left = (largest < torch.inf).logical_not_()
-    magnitudes.masked_fill_(left, 0.0)
-    largest.masked_fill_(left, 0.0)
-    return elements - left.sum() * magnitudes.shape[1], False
+    left = (tops.amax(1, keepdim=True) < torch.inf).logical_not_()
+    rows.masked_fill_(left, 0.0)
+    blocks.masked_fill_(left[..., None], 0.0)
+    tops.masked_fill_(left, 0.0)
+    return elements - left.sum() * rows.shape[1], False
 
 
-def _energy(x: Tensor, spare: Tensor) -> Tensor:
+def _energy(x: Tensor) -> Tensor:
     """``Σx²``, float64; what float32 might not hold, and on a device all, is squared in float64."""
-    squares = torch.mul(x, x, out=spare).sum(-1).sum(dtype=torch.float64)
-    if x.device.type == "cpu" and 2.0**-90 * x.numel() < float(squares) < torch.inf:
-        return squares
+    if x.device.type == "cpu":
+        norms = torch.linalg.vector_norm(x.view(len(x), -1), dim=1).double()
+        squares = torch.dot(norms, norms)
+        if 2.0**-90 * x.numel() < float(squares) < torch.inf:
+            return squares
     return x.double().square().sum()
 
 
-def _some(levels: Tensor, step: float, spare: Tensor) -> Tensor:
-    """How many are not 0 of levels that are 0 or at least ``step``, a power of two."""
+def _above(levels: Tensor, edge: float, step: float, spare: Tensor) -> Tensor:
+    """How many levels are above ``edge``, if those are at least ``step``, a power of two, above."""
     if levels.device.type != "cpu" or levels.numel() > 1 << 23:  # float32 counts no further
-        return torch.count_nonzero(levels)
-    return (torch.clamp(levels, max=step, out=spare).sum() / step).long()
+        return torch.count_nonzero(levels > edge)
+    torch.clamp(levels, edge, edge + step, out=spare)
+    return (spare.sub_(edge) if edge else spare).sum().div_(step).long()
 
 
-def _nvfp4(rows: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of magnitudes: the squared error, how many are not zero then, and how many saturate."""
-    padding = -rows.shape[1] % NVFP4.block
-    blocks = (F.pad(rows, (0, padding)) if padding else rows).view(rows.shape[0], -1, NVFP4.block)
-    _, y, spare = scratch(blocks)  # in the first one are the rows
-    # Bits order magnitudes as the numbers do, and short rows of integers are faster.
-    largest = blocks.view(torch.int32).amax(2, keepdim=True).view(torch.float32)
-    if rows.device.type == "cpu":
-        encode, decode = _scaling(float(reference))(largest)[1:]
+def _nvfp4(blocks: Tensor, tops: Tensor, reference: Tensor) -> _Error:
+    """Of blocks of magnitudes, the largest of each at hand."""
+    _, y, spare = scratch(blocks)  # in the first one are the blocks
+    if blocks.device.type == "cpu":
+        encode, decode = _scaling(float(reference))(tops)[1:]
+        top = float((tops * encode).amax())
     else:
-        encode, decode = blockscale.scales(largest, reference[0].float(), NVFP4)[1:]
+        encode, decode = blockscale.scales(tops, reference[0].float(), NVFP4)[1:]
+        top = torch.inf
     torch.mul(blocks, encode, out=y)
-    saturated = torch.zeros((), dtype=torch.int64, device=rows.device)
-    if y.device.type != "cpu" or float((largest * encode).amax()) > _SATURATED:
-        saturated = torch.count_nonzero(y > _SATURATED)
+    saturated = torch.zeros((), dtype=torch.int64, device=blocks.device)
+    if top > _SATURATED:
+        saturated = _above(y, _SATURATED, _NEXT, spare)
+    if top >= _ROUNDED:
         y.clamp_(max=6.0)
     codes = e2m1_magnitudes_(y, spare)
-    kept = _some(codes, 0.5, spare)
-    return _energy(codes.mul_(decode).sub_(blocks), spare), kept, saturated
+    kept = _above(codes, 0.0, 0.5, spare)
+    return _Error(_energy(codes.mul_(decode).sub_(blocks)), kept, saturated)
 
 
 @lru_cache(1024)  # the largest magnitude seen so far is the same at most looks
@@ -125,13 +150,14 @@ def _scaling(largest: float) -> Callable[[Tensor], blockscale.Scales]:
     return blockscale.scaling(torch.tensor(largest), NVFP4)
 
 
-def _int4(rows: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    """Of magnitudes, the largest of each row at hand: the squared error, and how many are kept."""
+def _int4(rows: Tensor, largest: Tensor) -> _Error:
+    """Of rows of magnitudes, the largest of each at hand."""
     _, codes, spare = scratch(rows)
-    s = integer.scales_of(largest, INT4)
-    if rows.device.type == "cpu" and float(s.lift.amax()) == 1.0:
+    s = integer.plain_scales_of(largest, INT4) if rows.device.type == "cpu" else None
+    if s is not None:
         torch.mul(rows, s.inverse, out=codes).round_()  # the largest gives 7, to a rounding
     else:
+        s = integer.scales_of(largest, INT4)
         codes.copy_(integer.codes(rows, INT4, s))
-    kept = _some(codes, 1.0, spare)
-    return _energy(codes.mul_(s.scale).sub_(rows), spare), kept
+    kept = _above(codes, 0.0, 1.0, spare)
+    return _Error(_energy(codes.mul_(s.scale).sub_(rows)), kept, torch.zeros_like(kept))

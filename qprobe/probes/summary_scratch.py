@@ -12,7 +12,19 @@ from torch import Tensor
 #: Buffers that there are.
 COUNT = 3
 
-_memory = threading.local()
+#: Shapes of which views are kept.
+_SHAPES = 256
+
+
+class _Memory(threading.local):
+    """What one thread holds."""
+
+    def __init__(self) -> None:
+        self.held = torch.empty(COUNT, 0)
+        self.views: dict[torch.Size, tuple[Tensor, ...]] = {}
+
+
+_memory = _Memory()
 
 
 def scratch(like: Tensor) -> tuple[Tensor, ...]:
@@ -22,8 +34,13 @@ def scratch(like: Tensor) -> tuple[Tensor, ...]:
     """
     if like.device.type != "cpu":
         return tuple(torch.empty(COUNT, *like.shape, device=like.device).unbind())
-    size = like.numel()
-    held: Tensor | None = getattr(_memory, "held", None)
-    if held is None or held.shape[1] < size:
-        held = _memory.held = torch.empty(COUNT, size)
-    return tuple(row[:size].view(like.shape) for row in held.unbind())
+    found = _memory.views.get(like.shape)
+    if found is None:
+        size = like.numel()
+        if _memory.held.shape[1] < size or len(_memory.views) == _SHAPES:
+            _memory.views.clear()
+        if _memory.held.shape[1] < size:
+            _memory.held = torch.empty(COUNT, size)
+        found = tuple(row[:size].view(like.shape) for row in _memory.held.unbind())
+        _memory.views[like.shape] = found
+    return found

@@ -93,6 +93,15 @@ def scales_of(absmax: Tensor, form: IntFormat) -> IntScales:
     return IntScales(lifted / lift, lift, torch.ones_like(lifted).div_(lifted))
 
 
+def plain_scales_of(absmax: Tensor, form: IntFormat) -> IntScales | None:
+    """The same in fewer operations; None where all is zero somewhere, or a scale is subnormal."""
+    if not float(absmax.amin()) >= _SMALLEST * form.largest:
+        return None
+    scale = absmax / torch.full_like(absmax, form.largest)
+    one = torch.ones_like(scale)
+    return IntScales(scale, one, one / scale)
+
+
 def codes(x: Tensor, form: IntFormat, s: IntScales) -> Tensor:
     """Integer codes of float32 ``x``, still as float32."""
     y = (x * s.lift).mul_(s.inverse).round_()

@@ -112,9 +112,13 @@ def _attend(  # noqa: PLR0913 - the schema of the operation
 
 
 def _nothing(*_: object) -> None:
-    """What tracing with tensors that hold no values does."""
+    """What tracing with tensors that hold no values does, and :func:`torch.func.vmap`.
+
+    The dimension that vmap adds is in no shape, and which axis the channels are is not known then.
+    """
 
 
 for _name, _body in (("observe", _observe), ("attend", _attend)):
     _library.impl(_name, _body, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"qprobe::{_name}", _nothing, lib=_library)
+    _library.impl(_name, _nothing, "FuncTorchBatched")  # type: ignore[no-untyped-call]

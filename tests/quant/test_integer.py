@@ -1,5 +1,7 @@
 """Integers against PyTorch's own fake quantization, value for value."""
 
+import math
+
 import pytest
 import torch
 
@@ -149,3 +151,14 @@ def test_the_default_dtype_decides_nothing(dtype: torch.dtype) -> None:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(got, want)
     assert q.scale.dtype is torch.float32
+
+
+def test_plain_scales_are_the_scales_where_there_are_any(generator):
+    largest = torch.rand(1000, 1, generator=generator) * torch.exp2(
+        torch.randint(-100, 100, (1000, 1), generator=generator).float()
+    )
+    found = integer.plain_scales_of(largest, INT4)
+    for ours, theirs in zip(found, integer.scales_of(largest, INT4), strict=True):
+        assert torch.equal(ours, theirs)
+    for without in (0.0, 1e-38, math.nan):
+        assert integer.plain_scales_of(torch.tensor([1.0, without]), INT4) is None
