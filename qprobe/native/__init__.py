@@ -17,6 +17,7 @@ from typing import Final
 
 from qprobe.errors import InputError
 from qprobe.native.arguments import (
+    Attending,
     AttentionLook,
     AttentionRows,
     Binned,
@@ -30,10 +31,12 @@ from qprobe.native.arguments import (
     Rows,
     Sampled,
     Sharing,
+    Tokens,
     Vectors,
 )
 
 __all__ = [
+    "Attending",
     "AttentionLook",
     "AttentionRows",
     "Binned",
@@ -49,6 +52,7 @@ __all__ = [
     "Rows",
     "Sampled",
     "Sharing",
+    "Tokens",
     "Vectors",
     "describe",
     "kernels",
@@ -70,6 +74,7 @@ class InstructionSet(IntEnum):
 
 
 _SIGNATURES: Final = {
+    "qprobe_attend": [ctypes.POINTER(Attending)],
     "qprobe_average_precision": [ctypes.POINTER(Binned)],
     "qprobe_bin_logits": [ctypes.POINTER(Logits)],
     "qprobe_block_absmax": [_address, ctypes.c_int, _size, _size, _size, _size, _address],
@@ -101,6 +106,10 @@ class Kernels:
             function.argtypes = arguments
             function.restype = None
         self._select = library.qprobe_select
+        self.attend = library.qprobe_attend
+        self._attend_scratch = library.qprobe_attend_scratch
+        self._attend_scratch.argtypes, self._attend_scratch.restype = [_size, _size], _size
+        self._attend_usable = library.qprobe_attend_usable
         self.average_precision = library.qprobe_average_precision
         self.bin_logits = library.qprobe_bin_logits
         self.block_absmax = library.qprobe_block_absmax
@@ -130,6 +139,14 @@ class Kernels:
         self._attention_scratch = library.qprobe_attention_scratch
         self._attention_scratch.argtypes, self._attention_scratch.restype = [_size], _size
         self.instruction_set = self.select(InstructionSet.AVX512)
+
+    def attends(self) -> bool:
+        """Whether :attr:`attend` may be called, with the instructions in use."""
+        return bool(self._attend_usable())
+
+    def attend_scratch(self, keys: int, depth: int) -> int:
+        """How many floats of scratch memory so many keys need."""
+        return int(self._attend_scratch(keys, depth))
 
     def integer_scratch(self, length: int, inner: int, across: bool) -> int:
         """How many floats of scratch memory the scales of such a tensor need."""

@@ -203,6 +203,31 @@ class Linear(ctypes.Structure):
     ]
 
 
+class Tokens(ctypes.Structure):
+    """Float32 ``[batch, heads, tokens, channels]``, the last dense: the first and the steps."""
+
+    _fields_: ClassVar = [
+        ("first", _address),
+        ("sample", _size),
+        ("head", _size),
+        ("token", _size),
+    ]
+
+
+class Attending(ctypes.Structure):
+    """Attention as it is: queries, keys and values, what is added to logits, where it goes.
+
+    There may be no bias. Keys have ``depth`` channels, values ``width``.
+    """
+
+    _fields_: ClassVar = [
+        *((name, Tokens) for name in ("q", "k", "v", "bias", "out")),
+        *((name, _size) for name in ("batch", "heads", "queries", "keys", "depth", "width")),
+        ("scale", ctypes.c_float),
+        ("scratch", _address),
+    ]
+
+
 class Binned(ctypes.Structure):
     """Counts of negatives and positives ``[rows, bins]`` by rising score, float64.
 

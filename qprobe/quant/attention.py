@@ -1,9 +1,13 @@
 """The two products of attention, as a module that :func:`qprobe.quant.convert` can quantize."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qprobe.quant import attention_native
 from qprobe.quant.products import Role, Setup, without_autocast
 from qprobe.quant.quantize import Operand, StraightThrough
 from qprobe.quant.recipe import Gemm, QuantRecipe
@@ -17,6 +21,10 @@ class ScaledDotProduct(nn.Module):
     broadcasts against ``[..., heads, queries, keys]``. ``scale`` defaults to ``head_dim ** -0.5``.
     """
 
+    #: Whether the kernel of :mod:`qprobe.quant.attention_native` may attend where nobody asks for
+    #: gradients: it is quicker, and rounds otherwise than PyTorch.
+    by_kernel = False
+
     def __init__(self, scale: float | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         self.scale = scale
@@ -25,6 +33,14 @@ class ScaledDotProduct(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend."""
         dropout = self.dropout if self.training else 0.0
+        if (
+            self.by_kernel
+            and not dropout
+            and _plainly(q)
+            and attention_native.usable(q, k, v, bias)
+        ):
+            scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
+            return attention_native.attend(q, k, v, bias, scale)
         out: Tensor = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale
         )
@@ -78,3 +94,22 @@ class QuantizedScaledDotProduct(ScaledDotProduct):
         role = Role("attention", operand)
         values = self.setup.quantizer(x.detach(), plan, role, self.setup.generator)
         return StraightThrough.over(x, values)
+
+
+def _plainly(x: Tensor) -> bool:
+    """Whether the product is taken as it is: no gradients, and nothing is cast."""
+    return not (torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
+
+
+@contextmanager
+def attending_by_kernel(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """The attentions among these in evaluation: high precision by the kernel inside."""
+    chosen = [module for module in modules if isinstance(module, ScaledDotProduct)]
+    chosen = [module for module in chosen if not module.by_kernel]
+    try:
+        for module in chosen:
+            module.by_kernel = True
+        yield
+    finally:
+        for module in chosen:
+            del module.by_kernel
