@@ -100,7 +100,7 @@ class Subject:
     #: Who each sample of a batch belongs to, such as a patient; None: each to itself.
     groups: Callable[[Any], Sequence[str]] | None = None
     #: A batch of some samples of one, by their numbers in it; None: batches are only used whole.
-    some: Callable[[Any, Sequence[int]], Any] | None = None
+    some: Callable[[Any, list[int]], Any] | None = None
     #: Goes on with the training, for remedies that only a training can verify; None: there is none.
     continuation: Continuation | None = None
     #: What it is called in reports.

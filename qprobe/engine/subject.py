@@ -103,8 +103,7 @@ def _losses(output: Tensor, batch: Batch) -> Tensor:
     return bce_tversky_per_image(logits, targets(logits, batch.mask.to(logits.device)))
 
 
-def _some(batch: Batch, numbers: Sequence[int]) -> Batch:
-    rows = list(numbers)
+def _some(batch: Batch, rows: list[int]) -> Batch:
     return Batch(
         image=batch.image[rows],
         mask=batch.mask[rows],

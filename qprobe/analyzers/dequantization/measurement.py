@@ -122,7 +122,7 @@ class Measurement:
     def _first(self, batch: Any, samples: int) -> Any:
         """The first samples of a batch, or all where it cannot be divided."""
         some = self.subject.some
-        return batch if some is None else some(batch, range(samples))
+        return batch if some is None else some(batch, list(range(samples)))
 
     @torch.no_grad()
     def _verify(self) -> None:

@@ -129,7 +129,7 @@ def test_a_batch_that_can_be_divided_gives_samples_from_all_over_it(parallel):
         parallel,
         batches=lambda: iter(batches),
         score=MeanOutput(),
-        some=lambda batch, rows: tuple(part[list(rows)] for part in batch),
+        some=lambda batch, rows: tuple(part[rows] for part in batch),
     )
     search = replace(BARE, mode=Mode.SCREEN, screened=1 / 3)
     found = Measured(Dequantization(search, DRAWS).measure(one))
