@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def rehearse(subject: Subject) -> None:
-    """Refuse a subject whose batches, model, loss, score or groups cannot be used.
+    """Refuse a subject whose batches, model, loss, score, groups or some cannot be used.
 
     They are the caller's code: what they raise is told by the part that raised it. One batch goes
     through the model in high precision, where its loss has to be finite; the model stays as it is.
@@ -30,6 +30,7 @@ def rehearse(subject: Subject) -> None:
     with undisturbed(model), restored(model, paths), torch.no_grad():
         with _running(subject, paths):
             output = _tried(subject, "forward", lambda: subject.forward(model, batch))
+        _check_some(subject, batch)
         losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
         score = subject.score
         scored = _tried(subject, "score.of", lambda: np.asarray(score.of(output, batch)))
@@ -80,6 +81,21 @@ def _running(subject: Subject, paths: list[str]) -> Iterator[None]:
         raise InputError(
             f"no quantized layer of {subject.name} ran on its first batch ({listed(paths, 3)}); "
             "call them as modules, or convert those that run."
+        )
+
+
+def _check_some(subject: Subject, batch: Any) -> None:
+    """The first sample of a batch, where the subject says how to take it, is one sample."""
+    some = subject.some
+    if some is None:
+        return
+    part: Any = _tried(subject, "some", lambda: some(batch, [0]))
+    output = _tried(subject, "forward", lambda: subject.forward(subject.model, part))
+    losses: Any = _tried(subject, "loss", lambda: subject.loss(output, part))
+    if isinstance(losses, Tensor) and losses.dim() == 1 and len(losses) != 1:
+        raise InputError(
+            f"some of {subject.name} gives a batch with {len(losses)} losses for one sample; give "
+            "the samples with the numbers in the list, such as batch[0][rows]."
         )
 
 

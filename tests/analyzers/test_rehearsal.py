@@ -56,6 +56,11 @@ WRONG = {
     "forward of mine raised RuntimeError: mat1 and mat2": lambda s: replace(
         s, batches=lambda: [(torch.zeros(2, 5), torch.zeros(2).long())]
     ),
+    "some of mine raised KeyError": lambda s: replace(s, some=raising),
+    "some of mine gives a batch with 6 losses for one": lambda s: replace(
+        s, some=lambda batch, rows: batch
+    ),
+    "forward of mine raised IndexError": lambda s: replace(s, some=lambda batch, rows: ()),
     "loss of mine raised KeyError": lambda s: replace(s, loss=raising),
     r"loss of mine is \[\]; return one number a sample": lambda s: replace(
         s, loss=lambda output, batch: cross_entropy(output, batch[1])
