@@ -8,14 +8,6 @@ from qprobe.quant.products import Kernel, Products, Setup, differentiable
 from qprobe.quant.remembering import Remembering
 
 
-class Multiplier:
-    """A quantizer that may take a layer's whole product into its own hands."""
-
-    def product(self, asked: Products, bias: Tensor | None) -> Tensor | None:
-        """``x·wᵀ + bias``; None to leave it to the layer."""
-        raise NotImplementedError
-
-
 def multiply(x: Tensor, w: Tensor, bias: Tensor | None, kernel: Kernel, setup: Setup) -> Tensor:
     """``x·wᵀ + bias``; the bias is shaped to broadcast.
 
@@ -23,10 +15,6 @@ def multiply(x: Tensor, w: Tensor, bias: Tensor | None, kernel: Kernel, setup: S
     weight is remembered, which is in evaluation, a linear layer is one call of a kernel, whose sums
     round otherwise.
     """
-    if isinstance(setup.quantizer, Multiplier):
-        taken = setup.quantizer.product(Products(x=x, w=w, kernel=kernel, setup=setup), bias)
-        if taken is not None:
-            return taken
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         y: Tensor = differentiable(x, w, kernel, setup)
         return y if bias is None else y + bias

@@ -16,8 +16,7 @@ layers far better than ``|s| + f`` of a loss.
 
 The layers' backward pass is the chain rule through the quantized product, dx = opᵀ(g, w_q), so
 ``⟨g, op(x − x_q, w_q)⟩ = ⟨dx, x − x_q⟩`` costs no product of its own; x_w costs one. Gradients of
-weights are not computed. Linear layers whose forward product a kernel takes in evaluation take the
-other two in bfloat16 (:mod:`~qprobe.analyzers.dequantization.screen_linear`).
+weights are not computed.
 """
 
 import math
@@ -34,19 +33,7 @@ from torch import Tensor, nn
 
 from qprobe.analyzers.base import Subject
 from qprobe.analyzers.dequantization.layers import Layer
-from qprobe.analyzers.dequantization.screen_linear import ScreenedLinear, Weights, weights_of
-from qprobe.quant import (
-    REUSE_FPROP,
-    Gemm,
-    Operand,
-    Quantizer,
-    QuantRecipe,
-    Role,
-    ScaledDotProduct,
-    linear_native,
-)
-from qprobe.quant.multiply import Multiplier
-from qprobe.quant.products import Products
+from qprobe.quant import REUSE_FPROP, Gemm, Operand, Quantizer, QuantRecipe, Role, ScaledDotProduct
 from qprobe.quant.remembering import quantizers
 
 Floats = NDArray[np.float64]
@@ -154,15 +141,12 @@ class _Operands:
     w_q: Tensor | None = None
 
 
-class _Noting(Multiplier):
-    """A quantizer that notes what it returned for the forward product, or screens it itself."""
+class _Noting:
+    """A quantizer that notes what it returned for the forward product."""
 
-    def __init__(self, quantizer: Quantizer, watcher: "_Watcher") -> None:
+    def __init__(self, quantizer: Quantizer) -> None:
         self._quantizer = quantizer
-        self._watcher = watcher
         self.noted: dict[str, Tensor] = {}
-        #: Whether the product adds its inner products up on its own.
-        self.screened = False
 
     def __call__(
         self, x: Tensor, operand: Operand, role: Role, generator: torch.Generator | None
@@ -171,22 +155,6 @@ class _Noting(Multiplier):
         if role.gemm == "fprop":
             self.noted[role.operand] = values
         return values
-
-    def product(self, asked: Products, bias: Tensor | None) -> Tensor | None:
-        given = [asked.x] if bias is None else [asked.x, bias]
-        if not all(linear_native.usable(one) for one in given):
-            return None
-        plain = replace(asked, setup=replace(asked.setup, quantizer=self._quantizer))
-        weights = self._watcher.weights(plain)
-        if weights is None:
-            return None
-        self.screened = True
-        with torch.no_grad():
-            x_q, _ = plain.operands()
-        y: Tensor = ScreenedLinear.apply(  # type: ignore[no-untyped-call]
-            asked.x, x_q, weights, self._watcher.add, bias
-        )
-        return y
 
 
 class _Given:
@@ -208,7 +176,6 @@ class _Watcher:
     layer: Layer
     samples: int = 0
     _found: dict[str, Tensor] = field(default_factory=dict)
-    _weights: list[Weights | None] = field(default_factory=list)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -233,33 +200,25 @@ class _Watcher:
         self._found = {}
         return found
 
-    def weights(self, asked: Products) -> Weights | None:
-        """The layer's weight for products in bfloat16, made once."""
-        if not self._weights:
-            self._weights.append(weights_of(asked.w, asked.kernel, asked.setup))
-        return self._weights[0]
-
     def _weighted(self, forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         # The first layer's input has no gradient; a view, so that other consumers add nothing here.
         x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         module = self.layer.module
-        noting = _Noting(module.setup.quantizer, self)
+        noting = _Noting(module.setup.quantizer)
         with quantizers({module: noting}):
             y = forward(x, *rest)
-        if noting.screened:
-            return y
         given = noting.noted
         detached = x.detach()
         if "x" in given:
             gap = detached - given["x"].reshape(x.shape)
-            x.register_hook(lambda dx: self.add("x", dx, gap))  # type: ignore[no-untyped-call]
+            x.register_hook(lambda dx: self._add("x", dx, gap))  # type: ignore[no-untyped-call]
         if "w" in given:
             weight = module.get_parameter("weight").detach()
             error = weight - given["w"].reshape(weight.shape)
             values = {"x": given.get("x", detached), "w": error}
 
             def add(g: Tensor) -> None:
-                self.add("w", g, self._product(values, detached, rest))
+                self._add("w", g, self._product(values, detached, rest))
 
             y.register_hook(add)  # type: ignore[no-untyped-call]
         return y
@@ -275,7 +234,7 @@ class _Watcher:
         module = cast("ScaledDotProduct", self.layer.module)
         with torch.no_grad():
             gap = ScaledDotProduct.forward(module, *args, **kwargs) - y
-        y.register_hook(lambda g: self.add("both", g, gap))  # type: ignore[no-untyped-call]
+        y.register_hook(lambda g: self._add("both", g, gap))  # type: ignore[no-untyped-call]
         return y
 
     @torch.no_grad()
@@ -292,7 +251,7 @@ class _Watcher:
             parameters["bias"] = bias
 
     @torch.no_grad()
-    def add(self, operand: str, gradient: Tensor, change: Tensor) -> None:
+    def _add(self, operand: str, gradient: Tensor, change: Tensor) -> None:
         """One inner product a sample; samples lead, and may be folded with windows or tokens."""
         # PyTorch's sum is pairwise: float32 is enough, and float64 was half the time of a screen.
         both = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) * change
