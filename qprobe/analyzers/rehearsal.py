@@ -1,6 +1,6 @@
 """A subject's parts, tried once before anything is measured, so that what fails has a name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qprobe.analyzers.base import SlopedScore, Subject
+from qprobe.analyzers.base import SlopedScore, Subject, first_item
 from qprobe.analyzers.observation import under_recipe, undisturbed
 from qprobe.analyzers.own_code import tried
 from qprobe.analyzers.wording import listed
@@ -29,7 +29,7 @@ def rehearse(subject: Subject) -> None:
     paths = under_recipe(model)
     with undisturbed(model), restored(model, paths), torch.no_grad():
         with _running(subject, paths):
-            output = _tried(subject, "forward", lambda: subject.forward(model, batch))
+            output = _output(subject, batch)
         losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
         score = subject.score
         scored = _tried(subject, "score.of", lambda: np.asarray(score.of(output, batch)))
@@ -63,6 +63,23 @@ def rehearse(subject: Subject) -> None:
                 f"{subject.name} names {len(named)} groups for {len(losses)} samples; name one a "
                 "sample."
             )
+
+
+def _output(subject: Subject, batch: Any) -> Tensor:
+    """What ``forward`` gives, told how to write one where batches or outputs are mappings."""
+    if isinstance(batch, Mapping) and subject.forward is first_item:
+        raise InputError(
+            f"batches of {subject.name} are mappings ({listed(list(map(str, batch)), 4)}), so say "
+            "how the model takes one: forward=lambda model, batch: model(input_ids="
+            "batch['input_ids']).logits, for instance."
+        )
+    found: Any = _tried(subject, "forward", lambda: subject.forward(subject.model, batch))
+    if not isinstance(found, Tensor):
+        raise InputError(
+            f"forward of {subject.name} gives a {type(found).__name__}; return the tensor in it "
+            "that is judged, such as its logits."
+        )
+    return found
 
 
 @contextmanager
