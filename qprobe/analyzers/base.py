@@ -75,7 +75,8 @@ class Continuation(Protocol):
         """
 
 
-def _first(model: nn.Module, batch: Any) -> Tensor:
+def first_item(model: nn.Module, batch: Any) -> Tensor:
+    """What the model gives for the first item of a batch."""
     output: Tensor = model(batch[0])
     return output
 
@@ -96,7 +97,7 @@ class Subject:
     loss: Callable[[Tensor, Any], Tensor]
     score: Score
     #: Runs a model on a batch; by default on the batch's first item.
-    forward: Callable[[nn.Module, Any], Tensor] = _first
+    forward: Callable[[nn.Module, Any], Tensor] = first_item
     #: Who each sample of a batch belongs to, such as a patient; None: each to itself.
     groups: Callable[[Any], Sequence[str]] | None = None
     #: A batch of some samples of one, by their numbers in it; None: batches are only used whole.

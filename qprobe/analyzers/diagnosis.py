@@ -123,7 +123,9 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     judged = [
         _judged(_explained(one, proven, odd), costs, measured=measured) for one in _merged(causes)
     ]
-    told = {site for one in judged if one.cause is not Cause.NOT_EXPLAINED for site in one.sites}
+    # What a backward product loses says nothing of what the forward one costs.
+    explained = (one for one in judged if one.cause is not Cause.NOT_EXPLAINED)
+    told = {site for one in explained if not of_training(one) for site in one.sites}
     judged += [cost for site, cost in costs.items() if site not in told]
     order = list(Severity)
     return sorted(

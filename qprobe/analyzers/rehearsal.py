@@ -1,6 +1,6 @@
 """A subject's parts, tried once before anything is measured, so that what fails has a name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qprobe.analyzers.base import SlopedScore, Subject
+from qprobe.analyzers.base import SlopedScore, Subject, first_item
 from qprobe.analyzers.observation import under_recipe, undisturbed
 from qprobe.analyzers.own_code import tried
 from qprobe.analyzers.wording import listed
@@ -29,7 +29,7 @@ def rehearse(subject: Subject) -> None:
     paths = under_recipe(model)
     with undisturbed(model), restored(model, paths), torch.no_grad():
         with _running(subject, paths):
-            output = _tried(subject, "forward", lambda: subject.forward(model, batch))
+            output = _output(subject, batch)
         _check_some(subject, batch)
         losses: Any = _tried(subject, "loss", lambda: subject.loss(output, batch))
         score = subject.score
@@ -66,6 +66,23 @@ def rehearse(subject: Subject) -> None:
             )
 
 
+def _output(subject: Subject, batch: Any) -> Tensor:
+    """What ``forward`` gives, told how to write one where batches or outputs are mappings."""
+    if isinstance(batch, Mapping) and subject.forward is first_item:
+        raise InputError(
+            f"batches of {subject.name} are mappings ({listed(list(map(str, batch)), 4)}), so say "
+            "how the model takes one: forward=lambda model, batch: model(input_ids="
+            "batch['input_ids']).logits, for instance."
+        )
+    found: Any = _tried(subject, "forward", lambda: subject.forward(subject.model, batch))
+    if not isinstance(found, Tensor):
+        raise InputError(
+            f"forward of {subject.name} gives a {type(found).__name__}; return the tensor in it "
+            "that is judged, such as its logits."
+        )
+    return found
+
+
 @contextmanager
 def _running(subject: Subject, paths: list[str]) -> Iterator[None]:
     """Refuse a model of whose layers ``paths`` none runs inside: nothing could be said of them."""
@@ -90,7 +107,7 @@ def _check_some(subject: Subject, batch: Any) -> None:
     if some is None:
         return
     part: Any = _tried(subject, "some", lambda: some(batch, [0]))
-    output = _tried(subject, "forward", lambda: subject.forward(subject.model, part))
+    output = _output(subject, part)
     losses: Any = _tried(subject, "loss", lambda: subject.loss(output, part))
     if isinstance(losses, Tensor) and losses.dim() == 1 and len(losses) != 1:
         raise InputError(

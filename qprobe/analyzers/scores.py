@@ -1,6 +1,6 @@
 """Scores that any subject may use; what needs a data set's own classes comes with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,11 @@ _SILVERMAN = 1.06
 
 
 def _second(batch: Any) -> Tensor:
+    if isinstance(batch, Mapping):
+        raise InputError(
+            "accuracy takes classes from the second item of a batch, and this one is a mapping; "
+            "say where they are: Accuracy(target=lambda batch: batch['labels'])."
+        )
     target: Tensor = batch[1]
     return target
 

@@ -81,6 +81,19 @@ def test_what_the_backward_products_lose_is_not_the_cause_of_a_cost():
     ]  # fmt: skip
 
 
+def test_a_gradient_that_is_lost_explains_no_cost_of_the_forward_product():
+    """Else the layer is neither told by what it costs, nor a suspect whose remedies are tried."""
+    short = finding(
+        "fc", analyzer="gradients", claim="fc loses", cause=Cause.ROUNDING_BIAS,
+        unit="share of the first-order loss decrease", effect=0.3, roles=(Role.GRAD_OUTPUT,),
+    )  # fmt: skip
+    found = ranked([short, cost("fc", 0.1)])
+    assert [(one.claim, one.severity) for one in found] == [
+        ("fc costs 0.1", Severity.CRITICAL),
+        ("fc loses", Severity.WARN),
+    ]
+
+
 def test_a_gradient_that_is_no_derivative_is_a_proof():
     wrong = finding("norm", analyzer="derivatives", cause=Cause.BRANCH_DEAD, unit="", effect=10.0)
     assert sites(ranked([finding("far", effect=1e6), wrong])) == ["norm", "far"]

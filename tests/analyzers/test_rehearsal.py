@@ -124,3 +124,41 @@ def test_a_model_of_which_some_layer_does_not_run_is_fine():
     subject.model.forward = lambda x: subject.model[3](subject.model[0](x))
     qprobe.convert(subject.model, "int4-tensor", layers="all")
     rehearse(subject)
+
+
+def mapped(subject):
+    (images, labels) = next(iter(subject.batches()))
+    return replace(subject, batches=lambda: [{"pixels": images, "labels": labels}])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, r"batches of mine are mappings \(pixels and labels\), so say how the model takes one"),
+        (
+            {"forward": lambda model, batch: {"logits": model(batch["pixels"])}},
+            "forward of mine gives a dict; return the tensor in it that is judged",
+        ),
+        (
+            {"forward": lambda model, batch: model(batch["pixels"])},
+            r"this one is a mapping; say where they are: Accuracy\(target=",
+        ),
+    ],
+)
+def test_mappings_as_hugging_face_has_them_are_told_what_to_write(change, said):
+    def loss(output, batch):
+        return cross_entropy(output, batch["labels"], reduction="none")
+
+    with pytest.raises(InputError, match=said):
+        rehearse(replace(mapped(made()), loss=loss, **change))
+
+
+def test_mappings_that_are_explained_are_fine():
+    rehearse(
+        replace(
+            mapped(made()),
+            forward=lambda model, batch: model(batch["pixels"]),
+            loss=lambda output, batch: cross_entropy(output, batch["labels"], reduction="none"),
+            score=Accuracy(target=lambda batch: batch["labels"]),
+        )
+    )

@@ -40,6 +40,15 @@ def test_the_verdict_names_the_layer_and_its_share():
     assert (row.remedy, row.verified) == ("finer scales", "")
 
 
+def test_a_layer_that_stands_out_of_many_alone_may_do_so_by_chance():
+    many = [Record("", 0, "", "", "dequantization", "layers", 45.0)]
+    weak = interval("recovery", 0.03, 0.01, 0.05, "head")
+    assert view(ABOUT, [*scored(), *weak], []).verdict.endswith("head alone is 25% of it.")
+    seen = view(ABOUT, [*scored(), *weak, *many], [])
+    assert seen.verdict.endswith("head alone may be 25% of it.")
+    assert (seen.rows[0].cost.low, seen.rows[0].cost.high) == (0.01, 0.05)  # its own limits
+
+
 @pytest.mark.parametrize(
     ("records", "says"),
     [
