@@ -16,6 +16,7 @@ from qprobe.probes.axis import channel_axis
 from qprobe.probes.base import SiteView, State
 from qprobe.probes.packing import on_host
 from qprobe.probes.pending import Pending
+from qprobe.probes.rebuilt import Rebuilt
 from qprobe.probes.summary import Summary, TokenSample
 from qprobe.records.schema import Role
 from qprobe.sites import Capture, Site
@@ -88,7 +89,7 @@ class Observer:
         #: How many tensors something has looked at.
         self.looks = 0
         self._capture: Capture | None = None
-        self._model = model
+        self._model, self._rebuilt = model, Rebuilt(model)
         self._evaluation = evaluation
         self._clock = clock
         self._wanted: dict[Site, _Wanted] = {}
@@ -161,6 +162,7 @@ class Observer:
             self._summaries[site] = summary.fresh()
         self._summarised.clear()
         self.looked.clear()
+        self._rebuilt.warn()
         for slot in self._pending.clear():
             self._say(
                 slot.site,

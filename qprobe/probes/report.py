@@ -71,25 +71,26 @@ the budget: allow more, or train longer.
         if self.own:
             said += (
                 f" No product is judged of what has a forward or a weight of its own: "
-                f"{_some(self.own)}."
+                f"{some(self.own)}."
             )
         if self.unwatched:
-            said += f" Nothing watches the weights of {_some(self.unwatched)}."
+            said += f" Nothing watches the weights of {some(self.unwatched)}."
         if self.repeated:
-            said += f" Of what a loop repeats the first turns are watched: {_some(self.repeated)}."
+            said += f" Of what a loop repeats the first turns are watched: {some(self.repeated)}."
         return said
 
 
 def never_seen(planned: Sequence[object]) -> str:
     """What to say of planned observations that do not happen."""
     return (
-        f"planned and never seen so far: {_some(planned)}; the layer does not run, has no "
+        f"planned and never seen so far: {some(planned)}; the layer does not run, has no "
         "gradient, runs in code that was compiled before or inside torch.func.vmap alone, or an "
         "attention is written in a way that hides its queries and keys: choose other sites or see "
         "session.missed."
     )
 
 
-def _some(names: Sequence[object]) -> str:
+def some(names: Sequence[object]) -> str:
+    """The first three of them, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(str, names[:3])) + more

@@ -44,7 +44,7 @@ class WriterLock:
         for attempt in range(_TRIES):
             if attempt:
                 time.sleep(_PAUSE_S)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = _opened(self._path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The former holder may have deleted the file between our open and our lock.
@@ -66,6 +66,16 @@ class WriterLock:
         file, self._file = self._file, -1
         _held.discard(self)
         os.close(file)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(
+            f"a run cannot be written in {path.parent}: {error.strerror}; choose a folder that can "
+            "be written to and has room."
+        ) from error
 
 
 def is_written(run: Path) -> bool:

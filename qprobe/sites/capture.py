@@ -20,7 +20,7 @@ from qprobe.sites.dataflow import first_tensor
 from qprobe.sites.discover import Owner, by_path, owners
 from qprobe.sites.hook import Hook
 from qprobe.sites.intercept import Intercept
-from qprobe.sites.passes import Passes
+from qprobe.sites.passes import Passes, is_replica
 from qprobe.sites.reshaped import private_base, reshapes
 from qprobe.sites.site import Site, numbered
 from qprobe.sites.trace import Trace
@@ -271,13 +271,13 @@ class Capture:
         return [Watch(*one) for one in plan.values()], foreign
 
     def _begin(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """A pass begins; calls inside the model are watched during it, if any is armed."""
         if torch.compiler.is_compiling() or in_backward():
             return None
         recording = torch.is_grad_enabled()
-        if not self._passes.enter(recording=recording):
+        if not self._passes.enter(recording=recording, replica=is_replica(model)):
             return None
         self.passing += 1
         self.recording = recording

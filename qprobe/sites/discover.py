@@ -196,8 +196,14 @@ def _is_of(module: nn.Module, library: str) -> bool:
 
 def _is_attention(module: nn.Module) -> bool:
     """Called an attention and holding its own projections, so wrappers are left out."""
-    projections = [child for child in module.children() if _is_linear(child)]
+    projections = [child for child in module.children() if _is_linear(_adapted(child))]
     return type(module).__name__.endswith("Attention") and len(projections) >= 2
+
+
+def _adapted(module: nn.Module) -> nn.Module:
+    """The layer that an adapter such as LoRA is wrapped around, by the name that PEFT gives it."""
+    inner = getattr(module, "base_layer", None)
+    return _adapted(inner) if isinstance(inner, nn.Module) else module
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -1,8 +1,11 @@
 """Passes of a model: which one is under way, and in which thread."""
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from torch import nn
 
 _quiet = threading.local()
 
@@ -16,6 +19,11 @@ def unseen() -> Iterator[None]:
         yield
     finally:
         _quiet.on = before
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether ``module`` is one of the copies that ``nn.DataParallel`` makes for each pass."""
+    return bool(getattr(module, "_is_replica", False))
 
 
 class Passes:
@@ -35,11 +43,16 @@ class Passes:
         self._home = self._thread = threading.get_ident()
         self._depth = 0
         self._lock = threading.Lock()
+        self._replicas = threading.local()
+        self._warned = False
         #: Held while a gradient is handed over: backward has a thread for each device.
         self.handing = threading.RLock()
 
-    def enter(self, *, recording: bool) -> bool:
-        """The model is called; whether a pass begins that is followed."""
+    def enter(self, *, recording: bool, replica: bool = False) -> bool:
+        """The model, or a replica of it, is called; whether a pass begins that is followed."""
+        if replica:
+            self._leave_to(self._depth_of_replicas + 1)
+            return False
         thread = threading.get_ident()
         with self._lock:
             if getattr(_quiet, "on", False) or (self._depth and thread != self._thread):
@@ -55,15 +68,35 @@ class Passes:
         """Whether the call that is under way here is a followed pass, and not inside another."""
         return self._depth == 1 and self.here
 
+    @property
+    def _depth_of_replicas(self) -> int:
+        """Calls of replicas that are under way in this thread."""
+        depth: int = getattr(self._replicas, "depth", 0)
+        return depth
+
+    def _leave_to(self, depth: int) -> None:
+        """Replicas share hooks, and are on other devices: none of their passes is followed."""
+        self._replicas.depth = depth
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "the copies that nn.DataParallel makes of a watched model are not watched; use "
+                "DistributedDataParallel, or one device.",
+                stacklevel=2,
+            )
+
     def leave(self) -> None:
         """The call that is under way here has ended."""
-        if self._depth and self.here:
+        if self._depth_of_replicas:
+            self._leave_to(self._depth_of_replicas - 1)
+        elif self._depth and self.here:
             self._depth -= 1
 
     @property
     def here(self) -> bool:
         """Whether what happens in this thread belongs to the latest pass."""
-        return self._thread == threading.get_ident() and not getattr(_quiet, "on", False)
+        quiet = getattr(_quiet, "on", False) or self._depth_of_replicas
+        return self._thread == threading.get_ident() and not quiet
 
     @property
     def begun(self) -> bool:

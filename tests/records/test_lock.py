@@ -86,3 +86,8 @@ def test_a_forked_child_does_not_keep_its_parents_lock(path: Path):
         os.write(go_on[1], b"!")
         os.waitpid(child, 0)
         lock_path(path).unlink()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be written in .*: No such file or directory; ch"):
+        WriterLock(tmp_path / "missing" / "x.qprobe")
