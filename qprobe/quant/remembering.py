@@ -1,7 +1,7 @@
-"""Layers in evaluation, where weights do not change: each is quantized once."""
+"""Layers in evaluation, where weights do not change and nobody asks for gradients."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qprobe.quant import linear_native
+from qprobe.quant.attention import attending_by_kernel
 from qprobe.quant.products import Kernel, Quantizer, Role, Setup, faithful
 from qprobe.quant.quantize import Operand
 
@@ -56,13 +57,19 @@ def quantizers(chosen: Mapping[nn.Module, Quantizer]) -> Iterator[None]:
             module.setup = setup  # type: ignore[assignment]
 
 
-def remembering(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
-    """Of these, those under a recipe quantize their weight once inside."""
-    found = {module: getattr(module, "setup", None) for module in modules}
-    return quantizers(
-        {
-            module: Remembering(setup.quantizer)
-            for module, setup in found.items()
-            if isinstance(setup, Setup)
-        }
-    )
+@contextmanager
+def remembering(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Of these, those under a recipe quantize their weight once inside, and attention in high
+    precision takes the kernel.
+
+    Every evaluation goes this way, of a training as of an analysis, so that both report one score.
+    """
+    all_ = list(modules)
+    found = {module: getattr(module, "setup", None) for module in all_}
+    remembered: dict[nn.Module, Quantizer] = {
+        module: Remembering(setup.quantizer)
+        for module, setup in found.items()
+        if isinstance(setup, Setup)
+    }
+    with quantizers(remembered), attending_by_kernel(all_):
+        yield

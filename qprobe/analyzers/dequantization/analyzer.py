@@ -11,7 +11,6 @@ from qprobe.analyzers.dequantization.layers import evaluating, quantized_layers
 from qprobe.analyzers.dequantization.measurement import Measurement
 from qprobe.analyzers.dequantization.search import Mode, Search
 from qprobe.errors import InputError
-from qprobe.quant.attention import attending_by_kernel
 from qprobe.quant.remembering import remembering
 from qprobe.records.schema import Finding, Record
 
@@ -46,13 +45,8 @@ class Dequantization:
             )
         keep_freed_memory()
         measurement = Measurement(subject, layers, (self.search, self.bounds), self._known)
-        modules = list(subject.model.modules())
-        with (
-            evaluating(subject.model),
-            remembering(modules),
-            attending_by_kernel(modules),
-            long_lived(),
-        ):
+        modules = subject.model.modules()
+        with evaluating(subject.model), remembering(modules), long_lived():
             yield from measurement.base()
             with measurement.evaluation.opened():
                 yield from measurement.verified_base()
