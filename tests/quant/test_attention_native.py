@@ -115,6 +115,16 @@ def test_far_apart_logits_underflow_to_nothing():
     assert error(attend(q, k, v, None, 1.0), exactly(q, k, v, None, 1.0)) < 1e-5
 
 
+@pytest.mark.parametrize("depth", [0.3, 0.7, 5.0, 80.0])
+def test_weights_are_exponentials_to_the_last_digits(depth):
+    """One channel and values that tell keys apart: what comes out is the softmax itself."""
+    keys = 64
+    k = -torch.linspace(0, depth, keys).view(1, 1, keys, 1)
+    got = attend(torch.ones(1, 1, 1, 1), k, torch.eye(keys)[None, None], None, 1.0)
+    expected = k.double().flatten().softmax(0)
+    assert (got.double().flatten() / expected - 1).abs().max() < 2.5e-7
+
+
 @pytest.mark.parametrize(
     "changed",
     [
