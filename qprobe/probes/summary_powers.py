@@ -95,7 +95,9 @@ def _sums(pieces: Sequence[Piece], n: int, scale: float) -> tuple[Tensor, Tensor
     parts = torch.empty(len(pieces), 5, first.shape[axis])
     tokens = torch.empty(5, n)
     sizes = [piece.shape[1 - along] for piece, along in pieces]
-    for (piece, along), part, some in zip(pieces, parts, tokens.split(sizes, 1), strict=True):
+    for (piece, along), part, some in zip(
+        pieces, parts, tokens.split_with_sizes(sizes, 1), strict=True
+    ):
         _fill(piece, scale, ((1 - along, part.unbind()), (along, some.unbind())))
     channels = parts.sum(0, dtype=torch.float64)
     channels[_TOP] = parts[:, _TOP].amax(0)

@@ -25,7 +25,7 @@ def test_layers_that_go_and_come_are_said_once():
     with qprobe.attach(model, probes=["moments"], every=1) as session:
         look(session, model, x)
         model[2] = nn.Linear(16, 4)
-        with pytest.warns(UserWarning) as said:
+        with pytest.warns(UserWarning, match=r"since attach|come after") as said:
             look(session, model, x)
         sentences = [str(one.message) for one in said]
         assert "no part of the model any more since attach(): 2;" in sentences[0]
