@@ -64,7 +64,8 @@ def _of_the_search(measured: Measured) -> Iterator[str]:
         )
     tau = measured.interval("agreement")
     if tau is not None:
-        trust = "can" if tau.low > TRUSTED else "cannot"
+        unsure = "cannot surely" if tau.estimate > TRUSTED else "cannot"
+        trust = "can" if tau.low > TRUSTED else unsure
         yield (
             f"--quick {trust} be trusted on this model: its order of {tau.n} layers and the true "
             f"one have Kendall's τ {tau.estimate:.2f} {limits(tau)}."

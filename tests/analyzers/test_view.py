@@ -132,11 +132,15 @@ def test_a_row_has_the_remedy_in_words_and_no_code():
 
 
 def test_whether_the_screen_can_be_trusted_comes_first():
-    for low, trust in ((-0.5, "cannot"), (0.6, "can")):
-        tau = interval("agreement", 0.7, low, 0.9)
+    for middle, low, trust in (
+        (0.3, -0.5, "cannot"),
+        (0.7, -0.5, "cannot surely"),
+        (0.7, 0.6, "can"),
+    ):
+        tau = interval("agreement", middle, low, 0.9)
         (said,) = view(ABOUT, [*scored(), *HEAD, *tau], []).caveats
         assert said.startswith(f"--quick {trust} be trusted on this model")
-        assert "Kendall's τ 0.70" in said
+        assert f"Kendall's τ {middle:.2f}" in said
 
 
 @pytest.mark.parametrize(
